@@ -1,0 +1,21 @@
+module github.com/a1ea6966/loggregator/cli
+
+go 1.26.0
+
+replace github.com/a1ea6966/loggregator/api => ../api
+
+replace github.com/a1ea6966/loggregator/internal => ../internal
+
+replace github.com/a1ea6966/loggregator/doppler => ../doppler
+
+replace github.com/a1ea6966/loggregator/trafficcontroller => ../trafficcontroller
+
+replace github.com/a1ea6966/loggregator/firehose-nozzle => ../firehose-nozzle
+
+require (
+	github.com/a1ea6966/loggregator/api v0.0.0
+	github.com/a1ea6966/loggregator/doppler v0.0.0
+	github.com/a1ea6966/loggregator/firehose-nozzle v0.0.0
+	github.com/a1ea6966/loggregator/internal v0.0.0
+	github.com/a1ea6966/loggregator/trafficcontroller v0.0.0
+)
