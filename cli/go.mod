@@ -19,3 +19,11 @@ require (
 	github.com/a1ea6966/loggregator/internal v0.0.0
 	github.com/a1ea6966/loggregator/trafficcontroller v0.0.0
 )
+
+require (
+	github.com/alecthomas/kong v1.17.0 // indirect
+	github.com/google/go-cmp v0.7.0 // indirect
+	github.com/mattn/go-isatty v0.0.24 // indirect
+	go.uber.org/goleak v1.3.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+)
