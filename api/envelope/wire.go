@@ -1,0 +1,134 @@
+package envelope
+
+import "unicode/utf8"
+
+// The readers in this file walk wire bytes by position: they take the bytes
+// up to the end of the message they are in and a place in it, and return the
+// place behind what they read, or bad. They accept what protobuf-go accepts
+// and no more.
+
+// bad is the place nobody gets to: the bytes are not a valid message.
+const bad = -1
+
+// Wire types.
+const (
+	wireVarint     = 0
+	wireFixed64    = 1
+	wireBytes      = 2
+	wireStartGroup = 3
+	wireEndGroup   = 4
+	wireFixed32    = 5
+)
+
+const (
+	// maxGroupDepth is how often protobuf-go lets a group nest in an unknown
+	// group.
+	maxGroupDepth = 10000
+	// A key is a field number and a wire type. protobuf-go takes numbers up
+	// to 1<<29-1 in messages, and up to 1<<31-1 within unknown groups.
+	minKey      = 1 << 3
+	maxKey      = 1<<32 - 1
+	maxGroupKey = 1<<34 - 1
+)
+
+// varint reads a varint; it need not be minimal.
+func varint(b []byte, i int) (v uint64, next int) {
+	if i < len(b) && b[i] < 0x80 {
+		return uint64(b[i]), i + 1
+	}
+	return longVarint(b, i)
+}
+
+func longVarint(b []byte, i int) (v uint64, next int) {
+	for shift := uint(0); i < len(b); shift += 7 {
+		c := b[i]
+		i++
+		if shift == 63 && c > 1 {
+			return 0, bad // more than 64 bits
+		}
+		v |= uint64(c&0x7f) << shift
+		if c < 0x80 {
+			return v, i
+		}
+	}
+	return 0, bad
+}
+
+// key reads the key of a field of a message.
+func key(b []byte, i int) (k uint64, next int) {
+	k, i = varint(b, i)
+	if k < minKey || k > maxKey {
+		return 0, bad
+	}
+	return k, i
+}
+
+// chunk reads a length and returns the bounds of the bytes it spans.
+func chunk(b []byte, i int) (start, end int) {
+	n, i := varint(b, i)
+	if i < 0 || n > uint64(len(b)-i) {
+		return 0, bad
+	}
+	return i, i + int(n)
+}
+
+// text reads a proto3 string and returns its bounds.
+func text(b []byte, i int) (start, end int) {
+	start, end = chunk(b, i)
+	if end < 0 || !utf8.Valid(b[start:end]) {
+		return 0, bad
+	}
+	return start, end
+}
+
+// skip reads the value of a field nobody asked for.
+func skip(b []byte, i int, k uint64) int {
+	switch k & 7 {
+	case wireVarint:
+		_, i = varint(b, i)
+		return i
+	case wireFixed64:
+		return skipFixed(b, i, 8)
+	case wireBytes:
+		_, i = chunk(b, i)
+		return i
+	case wireStartGroup:
+		return skipGroup(b, i, k>>3, maxGroupDepth)
+	case wireFixed32:
+		return skipFixed(b, i, 4)
+	}
+	return bad // end of a group that never began, or a reserved type
+}
+
+func skipFixed(b []byte, i, size int) int {
+	if len(b)-i < size {
+		return bad
+	}
+	return i + size
+}
+
+// skipGroup reads up to and including the end of group num.
+func skipGroup(b []byte, i int, num uint64, depth int) int {
+	if depth < 0 {
+		return bad
+	}
+	for i >= 0 {
+		var k uint64
+		k, i = varint(b, i)
+		if k < minKey || k > maxGroupKey {
+			return bad
+		}
+		switch k & 7 {
+		case wireStartGroup:
+			i = skipGroup(b, i, k>>3, depth-1)
+		case wireEndGroup:
+			if k>>3 != num {
+				return bad
+			}
+			return i
+		default:
+			i = skip(b, i, k)
+		}
+	}
+	return bad
+}
