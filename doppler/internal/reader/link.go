@@ -1,0 +1,359 @@
+package reader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+)
+
+// LinkConfig bounds a tail link. The zero value of a field means its default.
+type LinkConfig struct {
+	BatchEnvelopes int // 512
+	BatchBytes     int // 64 KiB
+	MaxWatches     int // 100,000
+}
+
+func (c LinkConfig) withDefaults() LinkConfig {
+	if c.BatchEnvelopes <= 0 {
+		c.BatchEnvelopes = 512
+	}
+	if c.BatchBytes <= 0 {
+		c.BatchBytes = 64 << 10
+	}
+	if c.MaxWatches <= 0 {
+		c.MaxWatches = 100_000
+	}
+	return c
+}
+
+// Link is a tail link: one cursor in the ring that serves a changing set of
+// watched sources.
+type Link struct {
+	cfg LinkConfig
+	log *ring.Ring
+
+	start    uint64
+	next     uint64
+	watches  map[uint32]*watch
+	byNumber map[uint32]*watch // by number of the source
+	bySource map[string]*watch
+	replies  []*streampb.Watching // to go out before the next envelopes
+	gaps     []*Gap               // likewise
+
+	behind   bool     // sources over their share are skipped
+	demand   uint64   // bytes of watched envelopes in this accounting period
+	active   []*watch // watches with demand in this period
+	skipping []*watch // watches over their share
+	runs     []run
+	marks    []uint32
+	class    []byte
+
+	sent    uint64
+	dropped uint64
+}
+
+type watch struct {
+	id     uint32
+	source *ring.Source
+	counts ring.Counts // its envelopes before the link's cursor
+	demand uint64
+	skip   bool
+	missed *Gap // being collected while it is skipped
+}
+
+// LinkBatch is what a link has to say next. Pieces are valid until Release.
+type LinkBatch struct {
+	Watching []*streampb.Watching
+	Gaps     []*Gap
+	First    uint64
+	Count    int
+	Deltas   []uint32
+	Watches  []uint32
+	Classes  []byte
+	Next     uint64
+	Pieces   [][]byte
+	Bytes    int
+
+	chunk ring.Chunk
+	held  bool
+}
+
+// Release lets the ring have its memory back.
+func (b *LinkBatch) Release() {
+	if b.held {
+		b.chunk.Release()
+		b.held = false
+	}
+}
+
+// NewLink makes a link whose cursor starts at start. Close has to follow.
+func NewLink(log *ring.Ring, cfg LinkConfig, start Start) *Link {
+	l := &Link{
+		cfg: cfg.withDefaults(), log: log,
+		watches: map[uint32]*watch{}, byNumber: map[uint32]*watch{}, bySource: map[string]*watch{},
+	}
+	l.next, _, _ = start.resolve(log, ring.Filter{})
+	l.start = l.next
+	if start.Lost != streampb.Gap_REASON_UNSPECIFIED {
+		l.gaps = append(l.gaps, &Gap{Precision: streampb.Gap_UNKNOWN, Reason: start.Lost})
+	}
+	return l
+}
+
+// Close lets go of the watched sources.
+func (l *Link) Close() {
+	for id := range l.watches {
+		l.Remove(id)
+	}
+}
+
+// Resume says where a source was left when its link broke. Counts are the
+// source's envelopes below the link's start, received or told as gaps.
+type Resume struct{ Counts ring.Counts }
+
+// Add watches a source from the link's cursor on. The answer, also a refusal,
+// comes in order with the next batch. With resume the source was watched
+// before the link's start and what it has missed since is told.
+func (l *Link) Add(request uint64, id uint32, source string, resume *Resume) {
+	reply := &streampb.Watching{Request: request, SourceId: source, Watch: id, Join: l.next}
+	l.replies = append(l.replies, reply)
+	switch {
+	case l.watches[id] != nil:
+		reply.Error = fmt.Sprintf("watch %d is in use", id)
+		return
+	case l.bySource[source] != nil:
+		reply.Error = fmt.Sprintf("source id %q is watched already", source)
+		return
+	case len(l.watches) >= l.cfg.MaxWatches:
+		reply.Error = fmt.Sprintf("%d sources are watched, the limit is %d", len(l.watches), l.cfg.MaxWatches)
+		return
+	}
+	w := &watch{id: id, source: l.log.Ref(source)}
+	l.settle()
+	at, counts := l.log.CountsAt(w.source, l.next)
+	w.counts = counts
+	if resume != nil {
+		l.missedSince(w, resume, at)
+	}
+	l.watches[id], l.bySource[source], l.byNumber[w.source.Number()] = w, w, w
+	reply.Join, reply.ClassCounts = at, classCounts(&w.counts)
+	if at > l.next {
+		// The ring moved on just now; the others are settled to there.
+		l.settle()
+	}
+}
+
+// missedSince tells what a resumed watch has missed below at.
+func (l *Link) missedSince(w *watch, resume *Resume, at uint64) {
+	gap := &Gap{Source: w.source.ID(), From: l.start, To: at, Reason: streampb.Gap_EVICTED}
+	missed := ring.Counts{}
+	for c := range missed {
+		if w.counts[c] < resume.Counts[c] {
+			gap.Precision = streampb.Gap_UNKNOWN
+			continue
+		}
+		missed[c] = w.counts[c] - resume.Counts[c]
+		gap.Count += missed[c]
+	}
+	if gap.Precision == streampb.Gap_UNKNOWN {
+		gap.Count, gap.From, gap.To = 0, 0, 0
+	} else {
+		gap.Classes = &missed
+	}
+	if gap.Count > 0 || gap.Precision == streampb.Gap_UNKNOWN {
+		l.tell(gap)
+	}
+}
+
+// Remove ends a watch. Unknown ids are ignored: the answer to a refused watch
+// may still be on its way.
+func (l *Link) Remove(id uint32) {
+	w := l.watches[id]
+	if w == nil {
+		return
+	}
+	w.missed = nil
+	delete(l.watches, id)
+	delete(l.bySource, w.source.ID())
+	delete(l.byNumber, w.source.Number())
+	l.log.Unref(w.source)
+}
+
+// Appended says that the ring has grown. It reports whether Next has something
+// to say.
+func (l *Link) Appended() bool {
+	if len(l.replies) > 0 || len(l.gaps) > 0 {
+		return true
+	}
+	l.settle()
+	for {
+		c, err := l.log.Acquire(l.next)
+		if err != nil {
+			return len(l.gaps) > 0
+		}
+		i, n := 0, c.Len()
+		for i < n && (len(l.byNumber) == 0 || l.byNumber[c.Source(i)] == nil) {
+			i++
+		}
+		c.Release()
+		l.next += uint64(i)
+		if i < n {
+			return true
+		}
+	}
+}
+
+// Watches is the number of watched sources.
+func (l *Link) Watches() int { return len(l.watches) }
+
+// Cursor is the next offset the link will look at.
+func (l *Link) Cursor() uint64 { return l.next }
+
+// Counters returns how many envelopes the link has sent and how many it has
+// told as gaps.
+func (l *Link) Counters() (sent, dropped uint64) { return l.sent, l.dropped }
+
+// Drained tells whether everything appended was looked at and told.
+func (l *Link) Drained() bool {
+	return len(l.replies) == 0 && len(l.gaps) == 0 && l.next >= l.log.Head()
+}
+
+// maxMeta bounds the answers and gaps told in one batch.
+const maxMeta = 1000
+
+// Next returns the next batch. More says to call again at once; without it and
+// with an empty batch there is nothing to say until the ring grows.
+func (l *Link) Next() (b LinkBatch, more bool) {
+	l.settle()
+	l.share()
+	b.First, b.Next = l.next, l.next
+	if n := min(len(l.replies), maxMeta); n > 0 {
+		b.Watching, l.replies = l.replies[:n:n], l.replies[n:]
+	}
+	if len(l.replies) > 0 {
+		return b, true
+	}
+	ready := l.gaps
+	l.gaps = nil
+	more = l.read(&b)
+	if b.Count == 0 {
+		l.flushAllSkipped()
+	}
+	ready = append(ready, l.gaps...)
+	l.gaps = nil
+	if n := min(len(ready), maxMeta); n < len(ready) && b.Count == 0 {
+		b.Gaps, l.gaps = ready[:n:n], ready[n:]
+		return b, true
+	}
+	b.Gaps = ready
+	return b, more
+}
+
+// read collects the envelopes of a batch.
+func (l *Link) read(b *LinkBatch) (more bool) {
+	for looked := 0; looked < maxLook; {
+		c, err := l.log.Acquire(l.next)
+		if errors.Is(err, ring.ErrEvicted) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		n := l.scan(c, b)
+		l.next += uint64(n)
+		b.Next = l.next
+		looked += n
+		if b.Count > 0 {
+			b.chunk, b.held = c, true
+			l.sent += uint64(b.Count)
+			return true
+		}
+		c.Release()
+	}
+	return true
+}
+
+// scan walks c, counts what is watched and collects what is not skipped. It
+// returns how far it went.
+func (l *Link) scan(c ring.Chunk, b *LinkBatch) int {
+	l.runs, l.marks, l.class = l.runs[:0], l.marks[:0], l.class[:0]
+	n, i := min(c.Len(), maxLook), 0
+	if len(l.byNumber) == 0 {
+		return n
+	}
+	for ; i < n; i++ {
+		w := l.byNumber[c.Source(i)]
+		if w == nil {
+			continue
+		}
+		size := c.Size(i, i+1)
+		if !w.skip && b.Count > 0 && (b.Count == l.cfg.BatchEnvelopes || b.Bytes+size > l.cfg.BatchBytes) {
+			break
+		}
+		l.account(w, size)
+		class := c.Class(i)
+		if w.skip {
+			l.skipped(w, c.First+uint64(i), class)
+			w.counts[class]++
+			continue
+		}
+		w.counts[class]++
+		b.Count++
+		b.Bytes += size
+		l.marks = append(l.marks, w.id)
+		l.class = append(l.class, byte(class))
+		if k := len(l.runs) - 1; k >= 0 && l.runs[k].j == i {
+			l.runs[k].j++
+		} else {
+			l.runs = append(l.runs, run{i, i + 1})
+		}
+	}
+	if b.Count > 0 {
+		b.First = c.First + uint64(l.runs[0].i)
+		b.Deltas = deltas(nil, l.runs)
+		b.Watches, b.Classes = l.marks, l.class
+		for _, r := range l.runs {
+			b.Pieces = append(b.Pieces, c.Bytes(r.i, r.j))
+		}
+	}
+	return i
+}
+
+// settle turns what the ring has evicted into gaps of the watched sources.
+func (l *Link) settle() {
+	if l.next >= l.log.Oldest() {
+		return
+	}
+	sources := make([]*ring.Source, 0, len(l.watches))
+	list := make([]*watch, 0, len(l.watches))
+	for _, w := range l.watches {
+		list, sources = append(list, w), append(sources, w.source)
+	}
+	gone := make([]ring.Counts, len(list))
+	oldest := l.log.EvictedOf(sources, func(i int, c *ring.Counts) { gone[i] = *c })
+	if l.next >= oldest {
+		return
+	}
+	for i, w := range list {
+		gap := &Gap{Source: w.source.ID(), From: l.next, To: oldest, Reason: streampb.Gap_EVICTED}
+		missed := ring.Counts{}
+		for c := range missed {
+			missed[c] = gone[i][c] - w.counts[c]
+			gap.Count += missed[c]
+		}
+		w.counts = gone[i]
+		if gap.Count > 0 {
+			l.flushSkipped(w)
+			gap.Classes = &missed
+			l.tell(gap)
+		}
+	}
+	l.next = oldest
+}
+
+func (l *Link) tell(gap *Gap) {
+	l.dropped += gap.Count
+	l.gaps = append(l.gaps, gap)
+}

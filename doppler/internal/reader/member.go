@@ -1,0 +1,47 @@
+package reader
+
+import "time"
+
+// Member is one connection of a subscription group. Its fields belong to the
+// group.
+type Member struct {
+	acking  bool // the client acks for itself
+	served  uint64
+	blocked bool // its socket did not take the last grant yet
+	waiting bool // its last Next gave nothing
+
+	nextID   uint64
+	sent     []sentBytes // granted, not yet in the client's socket; ascending
+	out      int         // bytes in sent
+	leases   []*lease    // granted and not done, oldest first; done ones linger
+	progress time.Time   // last ack
+
+	granted uint64 // envelopes, in all
+	acked   uint64
+}
+
+type sentBytes struct {
+	id    uint64
+	bytes int
+}
+
+// Acking tells whether the client itself acks.
+func (m *Member) Acking() bool { return m.acking }
+
+// Counters returns how many envelopes were granted to the member and acked by
+// it.
+func (m *Member) Counters() (granted, acked uint64) { return m.granted, m.acked }
+
+// oldestOpen returns the offset of the member's oldest envelope that is not
+// acked, or next when there is none.
+func (m *Member) oldestOpen(next uint64) uint64 {
+	for len(m.leases) > 0 {
+		l := m.leases[0]
+		if !l.done && l.member == m {
+			return l.first
+		}
+		m.leases = m.leases[1:]
+	}
+	m.leases = nil
+	return next
+}

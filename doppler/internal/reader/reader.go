@@ -1,0 +1,91 @@
+// Package reader holds the cursors into a Doppler's ring: the subscription
+// group with its members and leases, and the tail link.
+//
+// Both are synchronous state machines. Time and events come in as calls,
+// grants, gaps and the members to wake come out as results; there is no
+// goroutine, clock or socket inside. Neither may be called concurrently with
+// itself: the server holds one lock per group and per link.
+package reader
+
+import (
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+)
+
+// Gap is what a reader has missed.
+type Gap struct {
+	Source    string // link: whose envelopes; empty on a group
+	From, To  uint64
+	Count     uint64
+	Classes   *ring.Counts // link: Count by class
+	Precision streampb.Gap_Precision
+	Reason    streampb.Gap_Reason
+
+	matched uint64 // matching envelopes before From
+	lease   *lease // who has been told, until it is acked; nil while pending
+}
+
+// run is a piece of a chunk whose envelopes are all granted.
+type run struct{ i, j int }
+
+// pick collects matching envelopes of c, at most max envelopes and bytes, but
+// at least one. It returns the runs, how many envelopes they hold, and how far
+// it has looked.
+func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes, maxLook int) (_ []run, count, looked int) {
+	n := min(c.Len(), maxLook)
+	bytes := 0
+	for i := range n {
+		if !m.match(c, i) {
+			continue
+		}
+		size := c.Size(i, i+1)
+		if count > 0 && (count == maxCount || bytes+size > maxBytes) {
+			return runs, count, i
+		}
+		bytes += size
+		count++
+		if k := len(runs) - 1; k >= 0 && runs[k].j == i {
+			runs[k].j++
+		} else {
+			runs = append(runs, run{i, i + 1})
+		}
+	}
+	return runs, count, n
+}
+
+// deltas appends the distances between the offsets of runs when they are not
+// contiguous, and nothing when they are.
+func deltas(dst []uint32, runs []run) []uint32 {
+	if len(runs) < 2 {
+		return dst
+	}
+	prev := runs[0].i
+	for _, r := range runs {
+		for i := r.i; i < r.j; i++ {
+			if i != runs[0].i {
+				dst = append(dst, uint32(i-prev))
+			}
+			prev = i
+		}
+	}
+	return dst
+}
+
+func classCounts(c *ring.Counts) []uint64 {
+	out := make([]uint64, envelope.NumClasses)
+	copy(out, c[:])
+	return out
+}
+
+// Proto returns the gap as the wire has it.
+func (g *Gap) Proto(doppler string, epoch uint64) *streampb.Gap {
+	p := &streampb.Gap{
+		SourceId: g.Source, From: g.From, To: g.To, Count: g.Count,
+		Precision: g.Precision, Reason: g.Reason, Doppler: doppler, Epoch: epoch,
+	}
+	if g.Classes != nil {
+		p.ClassCounts = classCounts(g.Classes)
+	}
+	return p
+}

@@ -1,0 +1,94 @@
+package ring
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+)
+
+const (
+	recordBytes     = int64(unsafe.Sizeof(indexRecord{}))
+	maxRecordHeader = 6 // tag and length of an envelope below 4 GiB
+	maxPrev         = 1<<32 - 1
+)
+
+// indexRecord describes one envelope of a segment.
+type indexRecord struct {
+	end    uint32 // where its field-1 record ends in the segment's data
+	source uint32 // number of its source
+	prev   uint32 // distance to the source's previous envelope, 0 for none
+	class  envelope.Class
+}
+
+// segment is a run of consecutive offsets. Bytes and index records below
+// published are never written again until the segment is recycled.
+type segment struct {
+	// static
+	data     []byte
+	index    []indexRecord
+	oversize bool
+
+	// written by activate, before the segment is in the directory
+	first uint64
+
+	// owned by the appender
+	fill    uint32
+	written uint32
+
+	published atomic.Uint32
+
+	// guarded by Ring.dirMu
+	pins    int
+	retired bool
+}
+
+func newSegment(size, indexLen int) *segment {
+	return &segment{data: mapMemory(size), index: make([]indexRecord, indexLen)}
+}
+
+func (s *segment) unmap() {
+	unmapMemory(s.data)
+	s.data, s.index = nil, nil
+}
+
+func (s *segment) reset(first uint64) {
+	s.first, s.fill, s.written, s.retired = first, 0, 0, false
+	s.published.Store(0)
+}
+
+// end is the offset after the last published one.
+func (s *segment) end() uint64 { return s.first + uint64(s.published.Load()) }
+
+func (s *segment) start(i int) uint32 {
+	if i == 0 {
+		return 0
+	}
+	return s.index[i-1].end
+}
+
+func (s *segment) publishedBytes() uint32 { return s.start(int(s.published.Load())) }
+
+// putRecord writes env as a field-1 record and returns its size. dst has room.
+func putRecord(dst, env []byte) int {
+	dst[0] = 0x0a
+	n := 1
+	v := uint(len(env))
+	for v >= 0x80 {
+		dst[n] = byte(v) | 0x80
+		v >>= 7
+		n++
+	}
+	dst[n] = byte(v)
+	n++
+	return n + copy(dst[n:], env)
+}
+
+// content strips tag and length from a record of the ring.
+func content(record []byte) []byte {
+	n := 1
+	for record[n] >= 0x80 {
+		n++
+	}
+	return record[n+1:]
+}
