@@ -1,0 +1,50 @@
+package envelope_test
+
+import (
+	"testing"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+)
+
+func FuzzScanEnvelope(f *testing.F) {
+	for _, s := range allSamples(f) {
+		f.Add([]byte(s.wire))
+	}
+	f.Fuzz(func(t *testing.T, env []byte) {
+		if _, err := checkEnvelope(env); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzScanBatch(f *testing.F) {
+	var all string
+	for _, s := range allSamples(f) {
+		f.Add([]byte(str(1, s.wire) + str(1, "\x08\x01")))
+		all += str(1, s.wire)
+	}
+	f.Add([]byte(all))
+	f.Add([]byte(str(1, logLine) + str(1001, "forged") + num(1, 1) + group(7) + str(1, "") + key(9, 4)))
+	f.Add([]byte(pad(1<<3|2, 3) + pad(uint64(len(logLine)), 2) + logLine + "\x0a\x7f"))
+	f.Fuzz(func(t *testing.T, batch []byte) {
+		if err := checkBatch(batch, envelope.Limits{MaxEnvelope: 600, MaxSourceID: 40}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Records are trusted bytes; Walk must still end, within them.
+func FuzzWalk(f *testing.F) {
+	f.Add([]byte(str(1, logLine) + str(1, "")))
+	f.Add([]byte("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"))
+	f.Add([]byte("\x12\x00\x0a"))
+	f.Fuzz(func(t *testing.T, records []byte) {
+		var n int
+		for env := range envelope.Walk(records) {
+			n += len(env) + 2
+		}
+		if n > len(records) {
+			t.Errorf("%d bytes of records in %d", n, len(records))
+		}
+	})
+}
