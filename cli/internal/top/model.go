@@ -1,0 +1,92 @@
+// Package top shows what flows through a pipeline and who reads it: rates per
+// source, and every subscription with its lag and its drops.
+package top
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Source is what a server says about one source.
+type Source struct {
+	ID        string  `json:"source_id"`
+	Envelopes uint64  `json:"envelopes"`
+	Bytes     uint64  `json:"bytes"`
+	Rate      float64 `json:"rate"` // per second
+	Held      uint64  `json:"held"`
+}
+
+// Subscription is what a server says about one reader. Counts are envelopes.
+type Subscription struct {
+	ID       string `json:"id"`
+	Kind     string `json:"kind"`
+	ShardID  string `json:"shard_id"`
+	Filter   string `json:"filter"`
+	Member   string `json:"member"`
+	Remote   string `json:"remote"`
+	Lag      uint64 `json:"lag"`
+	Sent     uint64 `json:"sent"`
+	Dropped  uint64 `json:"dropped"`
+	InFlight uint64 `json:"in_flight"`
+	State    string `json:"state"`
+
+	// server tells equal ids of several servers apart.
+	server string
+}
+
+// Ring is what one Doppler holds.
+type Ring struct {
+	Doppler     string  `json:"doppler"`
+	Head        uint64  `json:"head"`
+	Oldest      uint64  `json:"oldest"`
+	RingBytes   uint64  `json:"ring_bytes"`
+	HeldBytes   uint64  `json:"held_bytes"`
+	HeldSeconds float64 `json:"held_seconds"`
+}
+
+// Reading is what all servers said at one moment.
+type Reading struct {
+	At            time.Time
+	Rings         []Ring
+	Sources       []Source
+	Subscriptions []Subscription
+	// Faults say in plain words which servers did not answer.
+	Faults []string
+}
+
+// sort puts the busiest source and the reader in most trouble first.
+func (r *Reading) sort() {
+	slices.SortFunc(r.Rings, func(a, b Ring) int { return cmp.Compare(a.Doppler, b.Doppler) })
+	slices.SortFunc(r.Sources, func(a, b Source) int {
+		return cmp.Or(cmp.Compare(b.Rate, a.Rate), cmp.Compare(b.Envelopes, a.Envelopes), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(r.Subscriptions, func(a, b Subscription) int {
+		return cmp.Or(cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(b.Lag, a.Lag),
+			cmp.Compare(a.key(), b.key()))
+	})
+}
+
+func (s Subscription) key() string { return s.server + "\x00" + s.ID + "\x00" + s.Member }
+
+// reader is how a person knows the subscription.
+func (s Subscription) reader() string {
+	name := cmp.Or(s.ShardID, s.Filter, s.ID)
+	if s.ShardID != "" && s.Filter != "" {
+		name += " (" + s.Filter + ")"
+	}
+	return name
+}
+
+// perSecond is how fast a count grew since before; false if that is unknown.
+func (s Subscription) perSecond(now, before *Reading, count func(Subscription) uint64) (float64, bool) {
+	if before == nil {
+		return 0, false
+	}
+	passed := now.At.Sub(before.At).Seconds()
+	i := slices.IndexFunc(before.Subscriptions, func(old Subscription) bool { return old.key() == s.key() })
+	if i < 0 || passed <= 0 || count(before.Subscriptions[i]) > count(s) {
+		return 0, false
+	}
+	return float64(count(s)-count(before.Subscriptions[i])) / passed, true
+}

@@ -1,0 +1,139 @@
+package top
+
+import (
+	"fmt"
+	"strings"
+)
+
+// View draws readings.
+type View struct {
+	// Title says what is looked at.
+	Title string
+	// Colour makes titles bold and drops red.
+	Colour bool
+}
+
+const (
+	bold  = "\x1b[1m"
+	red   = "\x1b[31m"
+	reset = "\x1b[0m"
+)
+
+// Lines draws one reading for a screen of so many columns; at most rows lines,
+// or all there is if rows is 0. before is the reading before it, or nil: what
+// is shown per second grew since then.
+func (v View) Lines(now, before *Reading, columns, rows int) []string {
+	head := v.head(now, columns)
+	rings := ringTable(now)
+	sources, subscriptions := sourceTable(now), subscriptionTable(now, before)
+	if rows > 0 {
+		// Blank lines and titles: one of each per table.
+		left := rows - len(head) - (len(rings.rows) + 2) - 2 - 2
+		share(&sources, &subscriptions, max(left, 2))
+	}
+	out := head
+	for _, t := range []table{rings, sources, subscriptions} {
+		out = append(out, "")
+		for i, line := range t.lines(columns) {
+			if i == 0 {
+				line = v.paint(bold, line)
+			}
+			out = append(out, line)
+		}
+	}
+	if rows > 0 && len(out) > rows {
+		out = out[:rows]
+	}
+	return out
+}
+
+func (v View) head(now *Reading, columns int) []string {
+	var perSecond float64
+	for _, s := range now.Sources {
+		perSecond += s.Rate
+	}
+	var lag, dropped uint64
+	for _, s := range now.Subscriptions {
+		lag += s.Lag
+		dropped += s.Dropped
+	}
+	title := fmt.Sprintf("%s   %s", v.Title, now.At.Format("15:04:05"))
+	sum := fmt.Sprintf("%s envelopes/s from %s; %s with %s lag and %s dropped",
+		rate(perSecond), plural(len(now.Sources), "source"),
+		plural(len(now.Subscriptions), "subscription"), count(lag), count(dropped))
+	out := []string{v.paint(bold, clip(title, columns)), clip(sum, columns)}
+	for _, fault := range now.Faults {
+		out = append(out, v.paint(red, clip(fault, columns)))
+	}
+	return out
+}
+
+func (v View) paint(colour, s string) string {
+	if !v.Colour || s == "" {
+		return s
+	}
+	return colour + s + reset
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return count(uint64(n)) + " " + what + "s"
+}
+
+// share gives the two tables the rows there are: each its half, and what one
+// does not need to the other.
+func share(a, b *table, rows int) {
+	half := rows / 2
+	want := min(len(b.rows), max(half, rows-len(a.rows)))
+	b.limit(want)
+	a.limit(rows - want)
+}
+
+// limit keeps the first rows so that with the line that tells of the others
+// there are no more than n.
+func (t *table) limit(n int) {
+	if len(t.rows) <= n {
+		return
+	}
+	keep := max(n-1, 0)
+	t.more = len(t.rows) - keep
+	t.rows = t.rows[:keep]
+}
+
+func ringTable(now *Reading) table {
+	t := table{titles: []string{"DOPPLER", " TAKEN IN", " HELD", " BYTES HELD", " OF", " REACHES BACK"}}
+	for _, r := range now.Rings {
+		t.rows = append(t.rows, []string{
+			r.Doppler, count(r.Head), count(r.Head - min(r.Oldest, r.Head)), size(r.HeldBytes), size(r.RingBytes), span(r.HeldSeconds),
+		})
+	}
+	return t
+}
+
+func sourceTable(now *Reading) table {
+	t := table{titles: []string{"SOURCE", " PER SECOND", " ENVELOPES", " BYTES", " HELD"}}
+	for _, s := range now.Sources {
+		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), count(s.Envelopes), size(s.Bytes), count(s.Held)})
+	}
+	return t
+}
+
+func subscriptionTable(now, before *Reading) table {
+	t := table{titles: []string{"SUBSCRIPTION", "KIND", "READER", " SENT/S", " SENT", " IN FLIGHT", " LAG", " DROPPED", " DROPPED/S", "STATE"}}
+	grew := func(s Subscription, of func(Subscription) uint64) string {
+		if v, ok := s.perSecond(now, before, of); ok {
+			return rate(v)
+		}
+		return "-"
+	}
+	for _, s := range now.Subscriptions {
+		t.rows = append(t.rows, []string{
+			s.reader(), s.Kind, strings.TrimSpace(s.Remote),
+			grew(s, func(s Subscription) uint64 { return s.Sent }), count(s.Sent), count(s.InFlight), count(s.Lag),
+			count(s.Dropped), grew(s, func(s Subscription) uint64 { return s.Dropped }), s.State,
+		})
+	}
+	return t
+}
