@@ -18,20 +18,29 @@ func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 func (x *index) envelope(b []byte, i int) bool {
 	run := i
 	for i < len(b) {
-		switch b[i] {
-		case keySource:
-			if end := shortChunk(b, i); end > 0 {
-				x.source, x.sourceEnd = i+2, end
-				i = end
-				continue
+		for len(b)-i >= 6 {
+			head := binary.LittleEndian.Uint32(b[i:])
+			if head&shortTagMask != shortTagHead {
+				break
 			}
-		case keyInstance:
-			if end := shortChunk(b, i); end > 0 {
-				i = end
-				continue
+			end := i + 2 + int(head>>8&0x7f)
+			v := i + 4 + int(head>>24)
+			if end > len(b) || v+1 >= end || binary.LittleEndian.Uint16(b[v:]) != uint16(keyMapValue|(end-v-2)<<8) {
+				break
 			}
-		case keyTags:
-			if end := x.shortTag(b, i); end > 0 {
+			if v-i == 4+len(typeTag) && string(b[i+4:v]) == typeTag {
+				x.tagged, x.tagError = true, string(b[v+2:end]) == typeError
+			}
+			i = end
+		}
+		if i == len(b) {
+			break
+		}
+		if c := b[i]; c == keySource || c == keyInstance {
+			if end := shortChunk(b, i); end > 0 {
+				if c == keySource {
+					x.source, x.sourceEnd = i+2, end
+				}
 				i = end
 				continue
 			}
@@ -39,12 +48,43 @@ func (x *index) envelope(b []byte, i int) bool {
 		if run < i && !validRun(b[run:i]) {
 			return false
 		}
-		if i = x.field(b, i); i < 0 {
+		switch b[i] {
+		case keyTimestamp:
+			var v uint64
+			v, i = varint(b, i+1)
+			x.timestamp = int64(v)
+		case keyLog:
+			i = x.log(b, i+1)
+		default:
+			i = x.field(b, i)
+		}
+		if i < 0 {
 			return false
 		}
 		run = i
 	}
-	return validRun(b[run:])
+	return run == len(b) || validRun(b[run:])
+}
+
+// log reads the value of field log, which mostly has a payload and perhaps a
+// type.
+func (x *index) log(b []byte, i int) int {
+	start, end := chunk(b, i)
+	if end < 0 {
+		return bad
+	}
+	x.set(keyLog)
+	if start < end && b[start] == keyPayload {
+		if _, start = chunk(b[:end], start+1); start == end {
+			return end
+		} else if start < 0 {
+			return bad
+		}
+	}
+	if !log(b[:end], start) {
+		return bad
+	}
+	return end
 }
 
 // shortChunk returns the end of the field at i if it has a length below 128,
@@ -58,23 +98,12 @@ func shortChunk(b []byte, i int) int {
 	return 0
 }
 
-// shortTag reads the entry of tags at i if it is the usual one: key, then
-// value, nothing else, all shorter than 128 bytes. It returns its end, or 0.
-func (x *index) shortTag(b []byte, i int) int {
-	if len(b)-i < 6 {
-		return 0
-	}
-	end := i + 2 + int(b[i+1])
-	v := i + 4 + int(b[i+3])
-	if b[i+1] >= 0x80 || end > len(b) || b[i+2] != keyMapKey || v+1 >= end ||
-		b[v] != keyMapValue || int(b[v+1]) != end-v-2 {
-		return 0
-	}
-	if string(b[i+4:v]) == typeTag {
-		x.tagged, x.tagError = true, string(b[v+2:end]) == typeError
-	}
-	return end
-}
+// The first 4 bytes of a short tag: key, length, key of the name, length of
+// the name, where both lengths are below 128.
+const (
+	shortTagHead = keyTags | keyMapKey<<16
+	shortTagMask = 0x80ff80ff
+)
 
 // validRun reports whether all strings in a run of short fields are valid.
 func validRun(b []byte) bool {

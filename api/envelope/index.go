@@ -16,6 +16,7 @@ const (
 	keyMapKey   = 1<<3 | wireBytes
 	keyMapValue = 2<<3 | wireBytes
 
+	keyPayload = 1<<3 | wireBytes // Log
 	keyName    = 1<<3 | wireBytes // Counter, Timer
 	keyTitle   = 1<<3 | wireBytes // Event
 	keyBody    = 2<<3 | wireBytes // Event
@@ -132,9 +133,7 @@ func (x *index) nested(b []byte, i int, k uint64) bool {
 	case keyDeprecatedTags:
 		return x.deprecatedTag(b, i)
 	}
-	if x.message != k {
-		x.message, x.http, x.metrics = k, false, 0
-	}
+	x.set(k)
 	switch k {
 	case keyCounter:
 		return counter(b, i)
@@ -146,6 +145,13 @@ func (x *index) nested(b []byte, i int, k uint64) bool {
 		return event(b, i)
 	}
 	return log(b, i)
+}
+
+// set makes k the member of the oneof that is set; another one is forgotten.
+func (x *index) set(k uint64) {
+	if x.message != k {
+		x.message, x.http, x.metrics = k, false, 0
+	}
 }
 
 // tag reads an entry of tags.

@@ -1,6 +1,10 @@
 package envelope
 
-import "unicode/utf8"
+import (
+	"encoding/binary"
+	"math/bits"
+	"unicode/utf8"
+)
 
 // The readers in this file walk wire bytes by position: they take the bytes
 // up to the end of the message they are in and a place in it, and return the
@@ -39,13 +43,42 @@ func varint(b []byte, i int) (v uint64, next int) {
 	return longVarint(b, i)
 }
 
+// longVarint is varint for more than one byte, which varint must not inline
+// to be inlined itself.
+//
+//go:noinline
 func longVarint(b []byte, i int) (v uint64, next int) {
+	if len(b)-i < binary.MaxVarintLen64 {
+		return slowVarint(b, i)
+	}
+	x := le64(b[i:])
+	if last := ^x & highBits; last != 0 {
+		last &= -last // high bit of the first byte that ends a varint
+		return pack(x & (last - 1)), i + bits.TrailingZeros64(last)/8 + 1
+	}
+	v = pack(x)
+	hi, top := uint64(b[i+8]), uint64(b[i+9])
+	switch {
+	case hi < 0x80:
+		return v | hi<<56, i + 9
+	case top > 1:
+		return 0, bad // more than 64 bits
+	}
+	return v | (hi&0x7f)<<56 | top<<63, i + 10
+}
+
+// pack moves the low 7 bits of each of 8 bytes together.
+func pack(x uint64) uint64 {
+	x = x&0x007f007f007f007f | x&0x7f007f007f007f00>>1
+	x = x&0x00003fff00003fff | x&0x3fff00003fff0000>>2
+	return x&0x000000000fffffff | x&0x0fffffff00000000>>4
+}
+
+// slowVarint reads a varint near the end of the bytes.
+func slowVarint(b []byte, i int) (v uint64, next int) {
 	for shift := uint(0); i < len(b); shift += 7 {
 		c := b[i]
 		i++
-		if shift == 63 && c > 1 {
-			return 0, bad // more than 64 bits
-		}
 		v |= uint64(c&0x7f) << shift
 		if c < 0x80 {
 			return v, i
@@ -65,6 +98,23 @@ func key(b []byte, i int) (k uint64, next int) {
 
 // chunk reads a length and returns the bounds of the bytes it spans.
 func chunk(b []byte, i int) (start, end int) {
+	if i+1 >= len(b) || b[i] >= 0x80 && b[i+1] >= 0x80 {
+		return longChunk(b, i)
+	}
+	n := int(b[i])
+	i++
+	if n >= 0x80 {
+		n = n&0x7f | int(b[i])<<7
+		i++
+	}
+	if n > len(b)-i {
+		return 0, bad
+	}
+	return i, i + n
+}
+
+// longChunk is chunk for lengths of more than two bytes, and at the very end.
+func longChunk(b []byte, i int) (start, end int) {
 	n, i := varint(b, i)
 	if i < 0 || n > uint64(len(b)-i) {
 		return 0, bad
