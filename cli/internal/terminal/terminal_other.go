@@ -10,3 +10,6 @@ func size(*os.File) (columns, rows int, ok bool) { return 0, 0, false }
 func Keys(*os.File) (keys <-chan byte, stop func(), err error) {
 	return nil, func() {}, nil
 }
+
+// NotifyResize sends nothing here: the next drawing has the new size.
+func NotifyResize(chan<- os.Signal) {}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -71,3 +72,7 @@ func readKeys(fd int, out chan<- byte, quit <-chan struct{}) {
 		}
 	}
 }
+
+// NotifyResize sends a signal to c whenever the window was resized, until
+// signal.Stop(c).
+func NotifyResize(c chan<- os.Signal) { signal.Notify(c, unix.SIGWINCH) }

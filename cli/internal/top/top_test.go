@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -139,7 +140,7 @@ func TestAnyScreenIsLargeEnough(t *testing.T) {
 }
 
 func TestWatchRedrawsUntilQ(t *testing.T) {
-	keys, resized := make(chan byte), make(chan struct{})
+	keys, resized := make(chan byte), make(chan os.Signal)
 	drawn := make(chan string)
 	screen := top.Screen{Out: writer(func(p []byte) (int, error) { drawn <- string(p); return len(p), nil }), Full: &top.FullScreen{
 		Size: func() (int, int) { return 100, 40 }, Keys: keys, Resized: resized,
@@ -158,7 +159,7 @@ func TestWatchRedrawsUntilQ(t *testing.T) {
 			t.Errorf("drawing %q", s)
 		}
 	}
-	offer(resized, struct{}{}, drawn)
+	offer(resized, os.Signal(os.Interrupt), drawn)
 	offer(keys, 'x', drawn)
 	offer(keys, 'q', drawn)
 	for s := range drawn {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 )
@@ -23,7 +24,7 @@ type FullScreen struct {
 	// Keys are what is pressed; q ends the view. Nil if there are none.
 	Keys <-chan byte
 	// Resized asks for a drawing out of turn.
-	Resized <-chan struct{}
+	Resized <-chan os.Signal
 	// Enter, Redraw, LineEnd, Below and Leave are what the terminal is told:
 	// before the first drawing, before each, at the end of each line, after
 	// each, and at last.
@@ -68,7 +69,7 @@ func Watch(ctx context.Context, c *Client, v View, s Screen, interval time.Durat
 // be drawn again.
 func (s Screen) wait(ctx context.Context, tick <-chan time.Time) (again, more bool) {
 	var keys <-chan byte
-	var resized <-chan struct{}
+	var resized <-chan os.Signal
 	if s.Full != nil {
 		keys, resized = s.Full.Keys, s.Full.Resized
 	}

@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"testing"
+)
+
+func TestByteSizes(t *testing.T) {
+	for text, want := range map[string]byteSize{
+		"0": 0, "17": 17, "17B": 17, "1K": 1 << 10, "1KiB": 1 << 10, "64 KiB": 64 << 10, "2MB": 2 << 20, "3G": 3 << 30,
+	} {
+		if got, err := parseByteSize(text); err != nil || got != want {
+			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "x", "-1", "1.5K", "1TiB", "9223372036854775807G", "KiB"} {
+		if got, err := parseByteSize(text); err == nil {
+			t.Errorf("%q: %d", text, got)
+		}
+	}
+}
+
+func FuzzByteSize(f *testing.F) {
+	for _, seed := range []string{"1", "64KiB", "9999999999G", "-1", "KiBMiB"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if n, err := parseByteSize(text); err == nil && n < 0 {
+			t.Errorf("%q is %d", text, n)
+		}
+	})
+}
+
+func TestRates(t *testing.T) {
+	for text, want := range map[string]perSecond{"max": 0, "0.5": 0.5, "100": 100, "100/s": 100} {
+		if got, err := parsePerSecond(text); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "0", "-1", "NaN", "+Inf", "1e300", "many"} {
+		if got, err := parsePerSecond(text); err == nil {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:8081":       "http://127.0.0.1:8081",
+		"localhost":            "http://localhost",
+		"ws://h:1":             "http://h:1",
+		"wss://doppler.x:443/": "https://doppler.x:443",
+		"https://h/base/":      "https://h/base",
+	} {
+		if got, err := baseURL(text); err != nil || got != want {
+			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "http://", "ftp://x", "http://[::1", "a b"} {
+		if got, err := baseURL(text); err == nil {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
