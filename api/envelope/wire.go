@@ -125,7 +125,13 @@ func longChunk(b []byte, i int) (start, end int) {
 // text reads a proto3 string and returns its bounds.
 func text(b []byte, i int) (start, end int) {
 	start, end = chunk(b, i)
-	if end < 0 || !utf8.Valid(b[start:end]) {
+	if end < 0 {
+		return 0, bad
+	}
+	if n := end - start; n <= 8 && len(b)-start >= 8 && le64(b[start:])<<(64-8*uint(n))&highBits == 0 {
+		return start, end // short and ASCII
+	}
+	if !utf8.Valid(b[start:end]) {
 		return 0, bad
 	}
 	return start, end
