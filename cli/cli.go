@@ -63,7 +63,7 @@ func Run(ctx context.Context, args []string, s Streams) int {
 		return code
 	}
 	err := cmd.run(ctx, s)
-	var end signalEnd
+	var end signalError
 	switch {
 	case err == nil || errors.Is(err, syscall.EPIPE):
 		// Who reads our output has seen enough.

@@ -8,10 +8,10 @@ import (
 	"syscall"
 )
 
-// signalEnd is why a context ended.
-type signalEnd struct{ signal syscall.Signal }
+// signalError is why a context ended.
+type signalError struct{ signal syscall.Signal }
 
-func (e signalEnd) Error() string { return e.signal.String() }
+func (e signalError) Error() string { return e.signal.String() }
 
 // Interrupts returns a context that ends with the first SIGINT or SIGTERM; the
 // second has its usual effect. Writing to a pipe nobody reads becomes an error
@@ -28,7 +28,7 @@ func Interrupts(ctx context.Context) (_ context.Context, stop func()) {
 		case got := <-signals:
 			signal.Stop(signals)
 			number, _ := got.(syscall.Signal)
-			cancel(signalEnd{number})
+			cancel(signalError{number})
 		case <-ctx.Done():
 		}
 	}()

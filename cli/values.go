@@ -53,12 +53,11 @@ func mapper[T any](v *values, want string, parse func(string) (T, error)) kong.O
 		if err := ctx.Scan.PopValueInto("value", &text); err != nil {
 			return err
 		}
-		value, err := parse(text)
-		if err != nil {
+		if value, err := parse(text); err == nil {
+			target.Set(reflect.ValueOf(value))
+		} else {
 			v.fault(ctx, text, want)
-			return nil
 		}
-		target.Set(reflect.ValueOf(value))
 		return nil
 	}))
 }
@@ -81,12 +80,11 @@ func (m recentMapper) Decode(ctx *kong.DecodeContext, target reflect.Value) erro
 		return nil
 	}
 	text := fmt.Sprint(ctx.Scan.Pop().Value)
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
+	if n, err := strconv.Atoi(text); err == nil && n > 0 {
+		target.SetInt(int64(n))
+	} else {
 		m.values.fault(ctx, text, "a number from 1 on")
-		return nil
 	}
-	target.SetInt(int64(n))
 	return nil
 }
 

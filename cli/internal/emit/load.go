@@ -55,8 +55,8 @@ func (l *Load) Run(ctx context.Context, send Send) (uint64, error) {
 }
 
 func (l *Load) flatOut(ctx context.Context, m *maker, send Send) (uint64, error) {
-	for n := uint64(0); n < l.Count; n++ {
-		if n%64 == 0 && ctx.Err() != nil {
+	for n := range l.Count {
+		if n%64 == 0 && ended(ctx) {
 			return n, nil
 		}
 		if err := send(m.next(n)); err != nil {
@@ -65,6 +65,8 @@ func (l *Load) flatOut(ctx context.Context, m *maker, send Send) (uint64, error)
 	}
 	return l.Count, nil
 }
+
+func ended(ctx context.Context) bool { return ctx.Err() != nil }
 
 // paced never tries to catch up more than one second: after a pause of the
 // Doppler the rate is kept, not exceeded.

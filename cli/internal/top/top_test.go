@@ -159,7 +159,7 @@ func TestWatchRedrawsUntilQ(t *testing.T) {
 			t.Errorf("drawing %q", s)
 		}
 	}
-	offer(resized, os.Signal(os.Interrupt), drawn)
+	offer[os.Signal](resized, os.Interrupt, drawn)
 	offer(keys, 'x', drawn)
 	offer(keys, 'q', drawn)
 	for s := range drawn {
