@@ -3,9 +3,11 @@ module github.com/a1ea6966/loggregator/api
 go 1.26.0
 
 require (
+	github.com/cenkalti/backoff/v4 v4.3.0
 	go.uber.org/goleak v1.3.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
+	nhooyr.io/websocket v1.8.17
 )
 
 require (
