@@ -148,3 +148,31 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 }
+
+func TestHashSource(t *testing.T) {
+	a, err := envelope.ScanEnvelope([]byte(str(2, "a")), envelope.Limits{})
+	if err != nil || a.Hash != envelope.HashSource("a") || a.Hash == envelope.HashSource("b") {
+		t.Errorf("hash %x of a, HashSource %x, of b %x, %v", a.Hash, envelope.HashSource("a"), envelope.HashSource("b"), err)
+	}
+	for _, wire := range []string{"", str(2, ""), str(2, "a") + str(2, "")} {
+		if r, err := envelope.ScanEnvelope([]byte(wire), envelope.Limits{}); err != nil || r.Hash != envelope.HashSource("") {
+			t.Errorf("%x: hash %x, %v", wire, r.Hash, err)
+		}
+	}
+}
+
+// The batch of the empty envelopes has the most records for its size; chunks
+// bound what they take.
+func TestScanChunkBoundsRecords(t *testing.T) {
+	batch := []byte(strings.Repeat(str(1, ""), 1000))
+	dst := make([]envelope.Record, 0, 64)
+	var d envelope.Dropped
+	var n, calls int
+	for next := 0; next < len(batch); calls++ {
+		dst, next = envelope.ScanChunk(batch, next, envelope.Limits{}, dst[:0], &d)
+		n += len(dst)
+	}
+	if n != 1000 || cap(dst) != 64 || calls != 16 || d != (envelope.Dropped{}) {
+		t.Errorf("%d records in %d calls, room for %d, %+v", n, calls, cap(dst), d)
+	}
+}
