@@ -18,32 +18,8 @@ func le64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 func (x *index) envelope(b []byte, i int) bool {
 	run := i
 	for i < len(b) {
-		for len(b)-i >= 6 {
-			head := binary.LittleEndian.Uint32(b[i:])
-			if head&shortTagMask != shortTagHead {
-				break
-			}
-			end := i + 2 + int(head>>8&0x7f)
-			v := i + 4 + int(head>>24)
-			if end > len(b) || v+1 >= end || binary.LittleEndian.Uint16(b[v:]) != uint16(keyMapValue|(end-v-2)<<8) {
-				break
-			}
-			if v-i == 4+len(typeTag) && string(b[i+4:v]) == typeTag {
-				x.tagged, x.tagError = true, string(b[v+2:end]) == typeError
-			}
-			i = end
-		}
-		if i == len(b) {
+		if i = x.shortFields(b, i); i == len(b) {
 			break
-		}
-		if c := b[i]; c == keySource || c == keyInstance {
-			if end := shortChunk(b, i); end > 0 {
-				if c == keySource {
-					x.source, x.sourceEnd = i+2, end
-				}
-				i = end
-				continue
-			}
 		}
 		if run < i && !validRun(b[run:i]) {
 			return false
@@ -64,6 +40,57 @@ func (x *index) envelope(b []byte, i int) bool {
 		run = i
 	}
 	return run == len(b) || validRun(b[run:])
+}
+
+// shortFields steps over the run of short fields that begins at i and returns
+// its end.
+func (x *index) shortFields(b []byte, i int) int {
+	for {
+		if i = x.shortTags(b, i); i == len(b) {
+			return i
+		}
+		c := b[i]
+		if c != keySource && c != keyInstance {
+			return i
+		}
+		end := shortChunk(b, i)
+		if end == 0 {
+			return i
+		}
+		if c == keySource {
+			x.source, x.sourceEnd = i+2, end
+		}
+		i = end
+	}
+}
+
+// The first 4 bytes of a short tag: key, length, key of the name, length of
+// the name, where both lengths are below 128.
+const (
+	shortTagHead = keyTags | keyMapKey<<16
+	shortTagMask = 0x80ff80ff
+)
+
+// shortTags steps over tags in the usual form: name, then value, nothing
+// else, all shorter than 128 bytes. It returns the place of the first field
+// that is not one.
+func (x *index) shortTags(b []byte, i int) int {
+	for len(b)-i >= 6 {
+		head := binary.LittleEndian.Uint32(b[i:])
+		if head&shortTagMask != shortTagHead {
+			break
+		}
+		end := i + 2 + int(head>>8&0x7f)
+		v := i + 4 + int(head>>24)
+		if end > len(b) || v+1 >= end || binary.LittleEndian.Uint16(b[v:]) != uint16(keyMapValue|(end-v-2)<<8) {
+			break
+		}
+		if v-i == 4+len(typeTag) && string(b[i+4:v]) == typeTag {
+			x.tagged, x.tagError = true, string(b[v+2:end]) == typeError
+		}
+		i = end
+	}
+	return i
 }
 
 // log reads the value of field log, which mostly has a payload and perhaps a
@@ -97,13 +124,6 @@ func shortChunk(b []byte, i int) int {
 	}
 	return 0
 }
-
-// The first 4 bytes of a short tag: key, length, key of the name, length of
-// the name, where both lengths are below 128.
-const (
-	shortTagHead = keyTags | keyMapKey<<16
-	shortTagMask = 0x80ff80ff
-)
 
 // validRun reports whether all strings in a run of short fields are valid.
 func validRun(b []byte) bool {
