@@ -75,6 +75,18 @@ type Dropped struct {
 // Envelopes returns how many envelopes were left out.
 func (d Dropped) Envelopes() uint64 { return d.Malformed + d.TooLarge + d.SourceTooLong }
 
+// count counts an envelope that ScanEnvelope would refuse with err.
+func (d *Dropped) count(err error) {
+	switch {
+	case errors.Is(err, ErrTooLarge):
+		d.TooLarge++
+	case errors.Is(err, ErrSourceTooLong):
+		d.SourceTooLong++
+	default:
+		d.Malformed++
+	}
+}
+
 // Errors of ScanEnvelope.
 var (
 	// ErrMalformed means that protobuf-go would not unmarshal the envelope:
@@ -104,8 +116,8 @@ func ScanBatch(msg []byte, lim Limits, dst []Record) ([]Record, Dropped) {
 // ScanChunk is ScanBatch in steps, for who wants to bound the memory that
 // records take: a batch of empty envelopes has a record for every 2 bytes. It
 // scans msg from the place next that the last call returned, 0 at first,
-// until the capacity of dst is full, and adds to d. All of msg is scanned
-// when the returned place is len(msg).
+// until the capacity of dst is full (which must not be 0), and adds to d. All
+// of msg is scanned when the returned place is len(msg).
 func ScanChunk(msg []byte, next int, lim Limits, dst []Record, d *Dropped) ([]Record, int) {
 	if uint64(len(msg)) > math.MaxUint32 {
 		d.Truncated = true
@@ -116,8 +128,7 @@ func ScanChunk(msg []byte, next int, lim Limits, dst []Record, d *Dropped) ([]Re
 		if len(dst) == cap(dst) {
 			return dst, next
 		}
-		i := next
-		k, i := key(msg, i)
+		k, i := key(msg, next)
 		if i < 0 {
 			d.Truncated = true
 			return dst, len(msg)
@@ -136,16 +147,11 @@ func ScanChunk(msg []byte, next int, lim Limits, dst []Record, d *Dropped) ([]Re
 			return dst, len(msg)
 		}
 		r := &dst[:len(dst)+1][len(dst)]
-		switch err := scanRecord(msg[:end], start, lim, r); err {
-		case nil:
+		if err := scanRecord(msg[:end], start, lim, r); err != nil {
+			d.count(err)
+		} else {
 			r.Canonical = start-next == recordHead(end-start)
 			dst = dst[:len(dst)+1]
-		case ErrTooLarge:
-			d.TooLarge++
-		case ErrSourceTooLong:
-			d.SourceTooLong++
-		default:
-			d.Malformed++
 		}
 		next = end
 	}
