@@ -1,262 +1,267 @@
 package stream
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"nhooyr.io/websocket"
 )
 
-// DefaultSocketBuffer is the size in bytes set on both directions of every
-// socket unless told otherwise.
-const DefaultSocketBuffer = 256 << 10
-
-// DefaultReadLimit is the largest message in bytes a reader takes from another
-// of our services.
-const DefaultReadLimit = 16 << 20
-
-// Conn is one WebSocket, either side. Read may run concurrently with every
-// other method but not with itself; all other methods may be called from
-// anywhere.
+// Conn is one WebSocket, either side. Read is for one goroutine at a time;
+// everything else may run concurrently with itself and with Read. Pings are
+// answered while Read runs, so somebody always has to read.
+//
+// A Conn starts no goroutine. It has to be closed, with Close or CloseNow,
+// also after an error.
 type Conn struct {
 	// static
-	raw         net.Conn
-	plain       syscall.RawConn // nil on TLS
-	ws          *websocket.Conn // client side; nil on the server
+	nc          net.Conn        // the wire
+	tcp         *net.TCPConn    // below nc, for socket options; nil when there is none
+	raw         syscall.RawConn // when nc is tcp: writes that do not block
+	client      bool
 	subprotocol string
-	limit       int64
-	pong        atomic.Int64 // unix nanoseconds of the last pong, or of the start
+	buffer      int // socket buffer, bytes
 
-	rmu sync.Mutex // held while reading
-	br  *bufio.Reader
+	// reading; held by Read, and by Close when it waits for the peer's answer
+	rmu   sync.Mutex
+	in    frameReader
+	watch readWatch
 
-	wmu      sync.Mutex // held while a frame is written
-	werr     error      // guarded by wmu: why nothing can be written any more
-	closing  atomic.Bool
-	closed   chan struct{}
-	closeRaw sync.Once
+	// writing; whoever holds the lock may write to nc
+	lock  chan struct{} // of capacity 1
+	fault error         // what broke writing; held by lock
+	stall *time.Timer   // made when the socket first blocks; held by lock
+
+	late pending // control frames to be written by the next to hold the lock
+
+	blocked atomic.Int64 // unix ns since when a write waits for the socket; 0 when none does
+	freed   atomic.Int64 // unix ns when a write last stopped waiting
+	stalled atomic.Bool  // a write waited for its whole timeout
+
+	// the end
+	closing  atomic.Bool  // Close or CloseNow was called, or the peer closed
+	closeBy  atomic.Int64 // unix ns when a closing connection stops to write
+	done     chan struct{}
+	doneOnce sync.Once
 }
 
-// AcceptOptions says how to take a WebSocket. The zero value is usable.
-type AcceptOptions struct {
-	// Subprotocols the server speaks, best first. The first one the client
-	// offers as well is chosen; see Conn.Subprotocol.
-	Subprotocols []string
-	SocketBuffer int   // bytes; DefaultSocketBuffer
-	ReadLimit    int64 // bytes of a message; 64 KiB
-}
-
-// Accept answers the handshake of r. On an error it has answered already, in
-// plain words: 426 to a request that asks for no WebSocket, 400 to a broken
-// one. When it returns a Conn the handler may return too: the connection is
-// the caller's, who has to keep reading and to close it.
-//
-// Any Origin is accepted: the services decide by token, never by cookie alone.
-func Accept(w http.ResponseWriter, r *http.Request, o AcceptOptions) (*Conn, error) {
-	if !isUpgrade(r) {
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "websocket")
-		http.Error(w, "this path speaks WebSocket: send an Upgrade request (RFC 6455)", http.StatusUpgradeRequired)
-		return nil, errors.New("accept WebSocket: not an upgrade request")
+func newConn(nc net.Conn, client bool, limit int64) *Conn {
+	c := &Conn{nc: nc, client: client, lock: make(chan struct{}, 1), done: make(chan struct{})}
+	c.in = frameReader{src: nc, masked: !client, limit: uint64(limit), trust: serverTrust}
+	c.watch.conn = c
+	size := serverReadBuffer
+	if client {
+		size = clientReadBuffer
+		c.in.trust = clientTrust
 	}
-	h := &hijacker{ResponseWriter: w}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
-		Subprotocols: o.Subprotocols, InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("accept WebSocket: %w", err)
-	}
-	// The library has done the handshake; from here on the frames are ours.
-	// Its own goroutine and buffers end with the shell it was given.
-	subprotocol := ws.Subprotocol()
-	_ = ws.CloseNow()
-	limit := o.ReadLimit
-	if limit <= 0 {
-		limit = 64 << 10
-	}
-	c := newConn(h.conn, o.SocketBuffer, limit)
-	c.subprotocol = subprotocol
-	var in io.Reader = h.conn
-	if len(h.early) > 0 {
-		in = io.MultiReader(bytes.NewReader(h.early), h.conn)
-	}
-	c.br = bufio.NewReaderSize(in, 256)
-	return c, nil
-}
-
-func isUpgrade(r *http.Request) bool {
-	return hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
-}
-
-func hasToken(h http.Header, key, token string) bool {
-	for _, v := range h.Values(key) {
-		for t := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(t), token) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// hijacker lends the library a connection for the handshake only.
-type hijacker struct {
-	http.ResponseWriter
-	conn  net.Conn
-	early []byte // what the client sent right behind its request
-}
-
-// Hijack keeps the connection and returns a shell of it.
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	hj, ok := h.ResponseWriter.(http.Hijacker)
-	if !ok {
-		return nil, nil, errors.New("the HTTP server cannot hand over its connection")
-	}
-	conn, rw, err := hj.Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	if n := rw.Reader.Buffered(); n > 0 {
-		h.early = make([]byte, n)
-		if _, err := io.ReadFull(rw.Reader, h.early); err != nil {
-			return nil, nil, err
-		}
-	}
-	h.conn = conn
-	shell := shellConn{conn}
-	return shell, bufio.NewReadWriter(bufio.NewReaderSize(shell, 16), bufio.NewWriterSize(shell, 16)), nil
-}
-
-// shellConn reads nothing, writes nothing and cannot be closed.
-type shellConn struct{ net.Conn }
-
-func (shellConn) Read([]byte) (int, error)    { return 0, io.EOF }
-func (shellConn) Write(b []byte) (int, error) { return len(b), nil }
-func (shellConn) Close() error                { return nil }
-
-func newConn(raw net.Conn, buffer int, limit int64) *Conn {
-	c := &Conn{raw: raw, limit: limit, closed: make(chan struct{})}
-	c.pong.Store(time.Now().UnixNano())
-	if buffer <= 0 {
-		buffer = DefaultSocketBuffer
-	}
-	_ = raw.SetDeadline(time.Time{})
-	inner := raw
-	if t, ok := raw.(*tls.Conn); ok {
-		inner = t.NetConn()
-	}
-	if t, ok := inner.(*net.TCPConn); ok {
-		_ = t.SetReadBuffer(buffer)
-		_ = t.SetWriteBuffer(buffer)
-		_ = t.SetNoDelay(true)
-		if inner == raw {
-			if rc, err := t.SyscallConn(); err == nil {
-				c.plain = rc
-			}
-		}
-	}
+	c.in.buf = make([]byte, size)
 	return c
 }
 
-// Subprotocol is what the handshake agreed on, or empty.
+// Read buffers. A server's clients say little; the least is one control frame.
+const (
+	serverReadBuffer = 256
+	clientReadBuffer = 4 << 10
+)
+
+// tune finds the TCP connection below nc and sets its buffers.
+func (c *Conn) tune(buffer int) {
+	under := c.nc
+	for under != nil && c.tcp == nil {
+		switch u := under.(type) {
+		case *net.TCPConn:
+			c.tcp = u
+		case interface{ NetConn() net.Conn }:
+			under = u.NetConn()
+		default:
+			under = nil
+		}
+	}
+	if c.tcp == nil {
+		return
+	}
+	c.buffer = buffer
+	setSocketOptions(c.tcp, buffer)
+	if under == c.nc {
+		c.raw = rawWriter(c.tcp)
+	}
+}
+
+// setSocketOptions bounds what the kernel holds for a connection. A socket
+// that refuses keeps its defaults, which cost memory, not correctness.
+func setSocketOptions(tcp *net.TCPConn, buffer int) {
+	_ = tcp.SetNoDelay(true)
+	_ = tcp.SetReadBuffer(buffer)
+	_ = tcp.SetWriteBuffer(buffer)
+}
+
+// Subprotocol is what the handshake has settled on, or empty.
 func (c *Conn) Subprotocol() string { return c.subprotocol }
 
-// RemoteAddr is the peer's address, or empty when it is not known.
-func (c *Conn) RemoteAddr() string {
-	if c.raw == nil {
-		return ""
-	}
-	return c.raw.RemoteAddr().String()
-}
+// RemoteAddr is the peer's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
 
-// Done is closed when the connection is.
-func (c *Conn) Done() <-chan struct{} { return c.closed }
+// Done is closed when the connection is over.
+func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Read returns the next binary message; the caller has to release it. An
-// ended connection is a *CloseError when the peer closed it with a code.
+// Read returns the next binary message; the caller releases it. It blocks
+// until one has come. Meanwhile it answers pings, and a close of the peer.
+//
+// Errors: *CloseError when the peer closed; *ProtocolError when it broke the
+// contract (the connection is closed with its code); net.ErrClosed after
+// Close or CloseNow; ctx.Err(), after which Read may be called again and goes
+// on where it was; anything else when the connection broke. Except after the
+// end of ctx, the connection is over.
 func (c *Conn) Read(ctx context.Context) (*Buffer, error) {
-	if c.ws != nil {
-		return c.readClient(ctx)
-	}
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	b, err := c.readServer()
-	if err != nil && c.closing.Load() {
-		err = fmt.Errorf("%w (%w)", net.ErrClosed, err)
+	if err := c.watch.begin(ctx); err != nil {
+		return nil, fmt.Errorf("read message: %w", err)
 	}
-	return b, err
+	b, err := c.read()
+	interrupted := c.watch.end()
+	if err == nil {
+		return b, nil
+	}
+	if interrupted && isTimeout(err) && !c.closing.Load() {
+		return nil, fmt.Errorf("read message: %w", context.Cause(ctx))
+	}
+	return nil, c.readFailed(err)
 }
 
-// CloseNow ends the connection without a word.
-func (c *Conn) CloseNow() {
-	c.closeRaw.Do(func() {
-		c.closing.Store(true)
-		close(c.closed)
-		if c.ws != nil {
-			_ = c.ws.CloseNow()
-			return
+// read goes on until a message is complete.
+func (c *Conn) read() (*Buffer, error) {
+	for {
+		what, err := c.in.next()
+		if err != nil {
+			return nil, err
 		}
-		_ = c.raw.Close()
-	})
+		switch what {
+		case gotMessage:
+			return c.in.message(), nil
+		case gotPing:
+			c.post(opPong, c.in.control)
+		case gotPong:
+			c.late.answer(c.in.control)
+		case gotClose:
+			closed, err := parseClosePayload(c.in.control)
+			if err != nil {
+				return nil, err
+			}
+			return nil, closed
+		}
+	}
 }
 
-const closeWait = 400 * time.Millisecond
+// readFailed ends the connection after a failed read, and puts the failure in
+// words.
+func (c *Conn) readFailed(err error) error {
+	c.in.drop()
+	var closed *CloseError
+	var broke *ProtocolError
+	switch {
+	case !c.closing.CompareAndSwap(false, true):
+		// Closed by this side: whoever does it waits for rmu, or does not care.
+		return fmt.Errorf("read message: %w", net.ErrClosed)
+	case errors.As(err, &closed):
+		c.sayClose(closed.Code, closed.Reason)
+	case errors.As(err, &broke):
+		c.sayClose(broke.Code, broke.Fault)
+		c.discard()
+	default:
+		err = fmt.Errorf("connection lost: %w", err)
+	}
+	c.end()
+	return fmt.Errorf("read message: %w", err)
+}
 
-// Close tells the peer code and reason (cut to 123 bytes) if its socket takes
-// them, and ends the connection. It takes less than a second, whatever the
-// peer or a blocked writer does.
-func (c *Conn) Close(code CloseCode, reason string) error {
-	if c.closing.Swap(true) {
-		<-c.closed
+// discard reads for a moment, for a socket closed with unread bytes is reset,
+// and the peer may lose the close frame.
+func (c *Conn) discard() {
+	_ = c.nc.SetReadDeadline(time.Now().Add(closeTimeout))
+	_, _ = io.Copy(io.Discard, io.LimitReader(c.nc, 1<<20))
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// readWatch interrupts a read when its context ends. A context stays watched
+// between reads with the same one, for watching costs more than reading.
+type readWatch struct {
+	conn *Conn
+
+	mu      sync.Mutex
+	done    <-chan struct{} // of the context watched
+	stop    func() bool
+	reading bool
+	fired   bool
+}
+
+func (w *readWatch) begin(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reading = true
+	if ctx.Done() == w.done {
 		return nil
 	}
-	defer c.CloseNow()
-	if c.ws != nil {
-		return c.closeClient(code, reason)
+	w.unwatch()
+	done := ctx.Done()
+	w.done = done
+	if done != nil {
+		w.stop = context.AfterFunc(ctx, func() { w.interrupt(done) })
 	}
-	if !c.lockWrite(closeWait) {
-		return fmt.Errorf("close WebSocket: the writer is blocked")
-	}
-	err := c.werr
-	if err == nil {
-		_ = c.raw.SetWriteDeadline(time.Now().Add(closeWait))
-		_, err = c.raw.Write(appendClose(nil, code, reason))
-		c.werr = net.ErrClosed
-	}
-	c.wmu.Unlock()
-	if err != nil {
-		return fmt.Errorf("close WebSocket: %w", err)
-	}
-	// Wait for the peer's answer, so that what is still in the socket is not
-	// thrown away by a reset.
-	_ = c.raw.SetReadDeadline(time.Now().Add(closeWait))
-	c.rmu.Lock()
-	_, _ = io.CopyN(io.Discard, c.raw, 1<<20)
-	c.rmu.Unlock()
 	return nil
 }
 
-// lockWrite takes wmu unless that takes longer than wait.
-func (c *Conn) lockWrite(wait time.Duration) bool {
-	for deadline := time.Now().Add(wait); ; {
-		if c.wmu.TryLock() {
-			return true
-		}
-		if time.Now().After(deadline) {
-			return false
-		}
-		time.Sleep(5 * time.Millisecond)
+// unwatch forgets the context watched; mu is held.
+func (w *readWatch) unwatch() {
+	if w.stop != nil {
+		w.stop()
 	}
+	w.stop, w.done = nil, nil
+}
+
+func (w *readWatch) interrupt(done <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.reading && w.done == done && !w.conn.closing.Load() {
+		w.fired = true
+		_ = w.conn.nc.SetReadDeadline(longAgo)
+	}
+}
+
+var longAgo = time.Unix(1, 0)
+
+// end tells whether the context has interrupted the read.
+func (w *readWatch) end() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reading = false
+	fired := w.fired
+	if fired {
+		w.fired = false
+		w.unwatch()
+		if !w.conn.closing.Load() {
+			_ = w.conn.nc.SetReadDeadline(time.Time{})
+		}
+	}
+	return fired
+}
+
+// closeBy bounds a read under way and all to come; closing is set.
+func (w *readWatch) closeBy(t time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unwatch()
+	_ = w.conn.nc.SetReadDeadline(t)
 }

@@ -2,62 +2,105 @@ package stream
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
-// Limits of a cursor string.
+// Limits of a cursor.
 const (
-	MaxCursorBytes   = 64 << 10
 	MaxCursorEntries = 1024
-
-	cursorPrefix = "c1."
+	MaxCursorBytes   = 64 << 10 // decoded
 )
 
-// ErrCursor is wrapped by every error of DecodeCursor.
-var ErrCursor = errors.New("cursor is not understood")
+// cursorPrefix is the version a cursor string starts with; what follows is the
+// URL-safe base64 of a streampb.Cursor.
+const cursorPrefix = "1."
 
-// EncodeCursor returns the opaque, URL-safe form of c. A cursor without
-// entries is the empty string.
+// CursorError is what is wrong with a cursor string, in plain words.
+type CursorError struct{ Fault string }
+
+func (e *CursorError) Error() string { return "cursor: " + e.Fault }
+
+// EncodeCursor puts c in a string that is opaque to clients, safe in a URL as
+// it is, and read by DecodeCursor of this and later versions.
 func EncodeCursor(c *streampb.Cursor) string {
-	if len(c.GetEntries()) == 0 {
-		return ""
+	p, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil { // a name that is not UTF-8: no Doppler has it
+		p = nil
 	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
-	if err != nil {
-		return "" // only a name that is no UTF-8 does this; no Doppler has one
-	}
-	return cursorPrefix + base64.RawURLEncoding.EncodeToString(b)
+	return cursorPrefix + base64.RawURLEncoding.EncodeToString(p)
 }
 
-// DecodeCursor undoes EncodeCursor. The empty string is a cursor without
-// entries.
+// DecodeCursor reads a cursor string. The error is a *CursorError that names
+// the fault. What it returns has entries of different Dopplers only.
 func DecodeCursor(s string) (*streampb.Cursor, error) {
-	c := &streampb.Cursor{}
-	if s == "" {
-		return c, nil
+	version, body, ok := strings.Cut(s, ".")
+	switch {
+	case !ok || len(version) > 4 || strings.Trim(version, "0123456789") != "" || version == "":
+		return nil, &CursorError{"not a cursor string"}
+	case version+"." != cursorPrefix:
+		return nil, &CursorError{"version " + version + " is not known; this server reads version 1"}
+	case base64.RawURLEncoding.DecodedLen(len(body)) > MaxCursorBytes:
+		return nil, &CursorError{fmt.Sprintf("longer than %d bytes", MaxCursorBytes)}
 	}
-	if len(s) > MaxCursorBytes {
-		return nil, fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrCursor, len(s), MaxCursorBytes)
-	}
-	body, ok := strings.CutPrefix(s, cursorPrefix)
-	if !ok {
-		return nil, fmt.Errorf("%w: it is not of version 1", ErrCursor)
-	}
-	b, err := base64.RawURLEncoding.DecodeString(body)
+	p, err := base64.RawURLEncoding.DecodeString(body)
 	if err != nil {
-		return nil, fmt.Errorf("%w: it is cut or changed", ErrCursor)
+		return nil, &CursorError{"cut or altered: " + err.Error()}
 	}
-	if err := proto.Unmarshal(b, c); err != nil {
-		return nil, fmt.Errorf("%w: it is cut or changed", ErrCursor)
+	if err := checkCursorSize(p); err != nil {
+		return nil, err
 	}
-	if n := len(c.GetEntries()); n > MaxCursorEntries {
-		return nil, fmt.Errorf("%w: it has %d entries, the limit is %d", ErrCursor, n, MaxCursorEntries)
+	c := &streampb.Cursor{}
+	if err := discardUnknown.Unmarshal(p, c); err != nil {
+		return nil, &CursorError{"cut or altered: no cursor inside"}
+	}
+	if err := checkCursor(c); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// cursorEntries is the field number of Cursor.entries.
+const cursorEntries = 2
+
+// checkCursorSize counts entries before anything is allocated for them.
+func checkCursorSize(p []byte) error {
+	n := 0
+	err := eachField(p, func(num protowire.Number, _ protowire.Type, _ []byte) error {
+		if num == cursorEntries {
+			n++
+		}
+		return nil
+	})
+	if err != nil {
+		return &CursorError{"cut or altered: " + err.Error()}
+	}
+	if n > MaxCursorEntries {
+		return &CursorError{fmt.Sprintf("%d entries, the limit is %d", n, MaxCursorEntries)}
+	}
+	return nil
+}
+
+func checkCursor(c *streampb.Cursor) error {
+	known := make(map[string]bool, len(c.GetEntries()))
+	for i, e := range c.GetEntries() {
+		name := e.GetDoppler()
+		switch {
+		case name == "":
+			return &CursorError{fmt.Sprintf("entry %d names no Doppler", i)}
+		case len(name) > MaxName:
+			return &CursorError{fmt.Sprintf("entry %d has a name of %d bytes, the limit is %d", i, len(name), MaxName)}
+		case known[name]:
+			return &CursorError{fmt.Sprintf("two entries of Doppler %q", name)}
+		case e.GetMatched() > e.GetOffset():
+			return &CursorError{fmt.Sprintf("entry of Doppler %q has more matches than offsets", name)}
+		}
+		known[name] = true
+	}
+	return nil
 }

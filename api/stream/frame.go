@@ -2,6 +2,7 @@ package stream
 
 import (
 	"encoding/binary"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -132,25 +133,17 @@ func mask(p []byte, key [4]byte, at uint64) {
 	}
 }
 
-// appendClosePayload appends code and reason, the reason cut to what fits and
-// made valid.
+// appendClosePayload appends code and reason, the reason made valid and cut to
+// what a control frame holds. Of a code that cannot be sent it appends nothing.
 func appendClosePayload(dst []byte, code CloseCode, reason string) []byte {
 	if !code.sendable() {
 		return dst
 	}
+	end := len(dst) + maxControlPayload
 	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
-	const most = maxControlPayload - 2
-	for i, r := range reason {
-		size := utf8.RuneLen(r)
-		if r == utf8.RuneError {
-			size = len("?")
-		}
-		if i+size > most {
+	for _, r := range strings.ToValidUTF8(reason, "?") {
+		if len(dst)+utf8.RuneLen(r) > end {
 			break
-		}
-		if r == utf8.RuneError {
-			dst = append(dst, '?')
-			continue
 		}
 		dst = utf8.AppendRune(dst, r)
 	}

@@ -1,103 +1,77 @@
 package stream
 
 import (
-	"encoding/binary"
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 )
 
-// maxFrameHeader is the longest header of a server frame.
-const maxFrameHeader = 10
+// errCut is ErrStuck with a frame written half: not even a close frame can
+// follow.
+var errCut = fmt.Errorf("%w, and a frame was cut", ErrStuck)
 
-// AppendFrameHeader appends the header of a whole binary server frame with
-// payload bytes of content.
-func AppendFrameHeader(dst []byte, payload int) []byte {
-	return appendHeader(dst, opBinary, payload)
-}
+// blockedChunk is how much of a message that has to wait goes to the socket at
+// a time: each has the whole timeout, so a slow reader is not a stuck one.
+const blockedChunk = 64 << 10
 
-func appendHeader(dst []byte, opcode byte, payload int) []byte {
-	dst = append(dst, 0x80|opcode)
-	switch {
-	case payload < 126:
-		return append(dst, byte(payload))
-	case payload <= 0xffff:
-		return binary.BigEndian.AppendUint16(append(dst, 126), uint16(payload))
-	default:
-		return binary.BigEndian.AppendUint64(append(dst, 127), uint64(payload))
-	}
-}
-
-// FrameSize is the number of bytes a server frame with payload bytes takes.
-func FrameSize(payload int) int {
-	switch {
-	case payload < 126:
-		return payload + 2
-	case payload <= 0xffff:
-		return payload + 4
-	default:
-		return payload + maxFrameHeader
-	}
-}
-
-func appendClose(dst []byte, code CloseCode, reason string) []byte {
-	if len(reason) > maxControlPayload-2 {
-		reason = reason[:maxControlPayload-2]
-	}
-	dst = appendHeader(dst, opClose, 2+len(reason))
-	dst = binary.BigEndian.AppendUint16(dst, uint16(code))
-	return append(dst, reason...)
-}
-
-// errClosedWrite says that a close frame went out before.
-var errClosedWrite = fmt.Errorf("write WebSocket frames: %w", net.ErrClosed)
-
-// WriteFrames sends whole frames that are encoded already; bufs together are
-// their bytes. Server side only.
+// WriteFrames writes encoded server frames (AppendFrameHeader, Buffer.Frame),
+// cut into any pieces. It is for servers.
 //
-// On plain TCP it tries to write at once, without waiting and without copying.
-// What the socket does not take, and everything on TLS, is copied first. In
-// either case release is called exactly once, as soon as bufs are no longer
-// used; spilled says that the call is going to wait for the socket. Then it
-// blocks until all is written or timeout is over. After an error nothing more
-// can be written.
+// It first writes what the socket takes at once. The rest, if any, it copies;
+// then it calls release, exactly once and before it waits for anything but the
+// conn's lock: from there on bufs are not used. spilled tells that there was a
+// rest. release may be nil. Where the socket cannot be asked (TLS), everything
+// is copied first. Finally it blocks until all is written, which fails with
+// ErrStuck when the peer takes nothing for timeout (60 s if not positive).
+// Frames of concurrent calls, and control frames, do not interleave.
+//
+// After an error nothing more can be written; the connection has to be closed.
 func (c *Conn) WriteFrames(bufs [][]byte, release func(spilled bool), timeout time.Duration) error {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
-	if c.werr != nil {
-		release(false)
-		return c.werr
+	if release == nil {
+		release = func(bool) {}
 	}
-	written := 0
-	if c.plain != nil {
-		written, c.werr = c.tryWrite(bufs)
-		if c.werr != nil {
+	if timeout <= 0 {
+		timeout = controlTimeout
+	}
+	if err := c.acquire(timeout, nil); err != nil {
+		release(false)
+		return fmt.Errorf("write frames: %w", err)
+	}
+	defer c.unlock()
+	total := 0
+	for _, b := range bufs {
+		total += len(b)
+	}
+	n := 0
+	if c.raw != nil {
+		var err error
+		if n, err = tryWrite(c.raw, bufs); err != nil {
 			release(false)
-			c.werr = fmt.Errorf("write WebSocket frames: %w", c.werr)
-			return c.werr
+			return c.writeFailed("write frames", err)
+		}
+		if n == total {
+			release(false)
+			return nil
 		}
 	}
-	size := -written
-	for _, b := range bufs {
-		size += len(b)
+	rest := gather(bufs, n, total)
+	release(c.raw != nil)
+	err := c.writeBlocking(rest.Bytes(), timeout)
+	rest.Release()
+	if err != nil {
+		return c.writeFailed("write frames", err)
 	}
-	if size == 0 {
-		release(false)
-		return nil
-	}
-	rest := NewBuffer(size)
-	defer rest.Release()
-	gather(rest.Bytes(), bufs, written)
-	release(c.plain != nil)
-	_ = c.raw.SetWriteDeadline(time.Now().Add(timeout))
-	if _, err := c.raw.Write(rest.Bytes()); err != nil {
-		c.werr = fmt.Errorf("write WebSocket frames: %w", err)
-	}
-	return c.werr
+	return nil
 }
 
-// gather copies bufs without their first skip bytes to dst.
-func gather(dst []byte, bufs [][]byte, skip int) {
+// gather copies what comes after the first skip bytes of bufs.
+func gather(bufs [][]byte, skip, total int) *Buffer {
+	rest := NewBuffer(total - skip)
+	dst := rest.Bytes()
 	for _, b := range bufs {
 		if skip >= len(b) {
 			skip -= len(b)
@@ -106,62 +80,185 @@ func gather(dst []byte, bufs [][]byte, skip int) {
 		dst = dst[copy(dst, b[skip:]):]
 		skip = 0
 	}
+	return rest
 }
 
-// writeControl sends a control frame unless the connection is busy writing
-// and stays so; then the peer has other signs of life.
-func (c *Conn) writeControl(opcode byte, payload []byte) {
-	if !c.lockWrite(closeWait) {
-		return
+// Send writes one binary message. It blocks until the socket has taken it, and
+// may run concurrently. Should ctx end before, the connection is broken, unless
+// nothing was written yet.
+func (c *Conn) Send(ctx context.Context, msg []byte) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("send message: %w", err)
 	}
-	defer c.wmu.Unlock()
-	if c.werr != nil {
-		return
-	}
-	frame := append(appendHeader(make([]byte, 0, 2+maxControlPayload), opcode, len(payload)), payload...)
-	_ = c.raw.SetWriteDeadline(time.Now().Add(closeWait))
-	if _, err := c.raw.Write(frame); err != nil {
-		c.werr = fmt.Errorf("write WebSocket control frame: %w", err)
-	}
-}
-
-// writeClose sends a close frame as the last thing.
-func (c *Conn) writeClose(code CloseCode, reason string) {
-	if !c.lockWrite(closeWait) {
-		return
-	}
-	defer c.wmu.Unlock()
-	if c.werr == nil {
-		_ = c.raw.SetWriteDeadline(time.Now().Add(closeWait))
-		_, _ = c.raw.Write(appendClose(nil, code, reason))
-		c.werr = errClosedWrite
-	}
-}
-
-// ping sends a ping if that needs no waiting.
-func (c *Conn) ping() {
-	if !c.wmu.TryLock() {
-		return
-	}
-	defer c.wmu.Unlock()
-	if c.werr != nil {
-		return
-	}
-	frame := []byte{0x80 | opPing, 0}
-	if c.plain == nil {
-		_ = c.raw.SetWriteDeadline(time.Now().Add(closeWait))
-		_, err := c.raw.Write(frame)
-		if err != nil {
-			c.werr = fmt.Errorf("ping: %w", err)
+	frame := c.message(msg)
+	defer frame.Release()
+	if err := c.acquire(0, ctx.Done()); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
 		}
-		return
+		return fmt.Errorf("send message: %w", err)
 	}
-	n, err := c.tryWrite([][]byte{frame})
-	if n == 1 {
-		_ = c.raw.SetWriteDeadline(time.Now().Add(closeWait))
-		_, err = c.raw.Write(frame[1:])
+	defer c.unlock()
+	p := frame.Bytes()
+	if c.raw != nil {
+		n, err := tryWrite(c.raw, [][]byte{p})
+		if err != nil {
+			return c.writeFailed("send message", err)
+		}
+		p = p[n:]
+	}
+	if len(p) == 0 {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.nc.SetWriteDeadline(longAgo) })
+	err := c.writeBlocking(p, 0)
+	stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return c.writeFailed("send message", err)
+	}
+	return nil
+}
+
+// message makes a frame of msg, header included in its bytes.
+func (c *Conn) message(msg []byte) *Buffer {
+	b := NewBuffer(maxHeader + len(msg))
+	p := c.appendFrame(b.Bytes()[:0], opBinary, msg)
+	b.Resize(len(p))
+	return b
+}
+
+// appendFrame appends a frame as this side of the connection has to send it.
+func (c *Conn) appendFrame(dst []byte, op opcode, payload []byte) []byte {
+	if !c.client {
+		return append(appendHeader(dst, op, len(payload), 0), payload...)
+	}
+	var key [4]byte
+	_, _ = rand.Read(key[:]) // never fails
+	dst = append(appendHeader(dst, op, len(payload), maskBit), key[:]...)
+	at := len(dst)
+	dst = append(dst, payload...)
+	mask(dst[at:], key, 0)
+	return dst
+}
+
+// acquire takes the lock for writing. It fails when writing is over, after
+// timeout unless 0, and when given up is closed.
+func (c *Conn) acquire(timeout time.Duration, givenUp <-chan struct{}) error {
+	select {
+	case c.lock <- struct{}{}:
+	default:
+		var late <-chan time.Time
+		if timeout > 0 {
+			t := time.NewTimer(timeout)
+			defer t.Stop()
+			late = t.C
+		}
+		select {
+		case c.lock <- struct{}{}:
+		case <-late:
+			return ErrStuck
+		case <-givenUp:
+			return os.ErrDeadlineExceeded
+		case <-c.done:
+			return net.ErrClosed
+		}
+	}
+	err := c.fault
+	if c.closing.Load() && err == nil {
+		err = net.ErrClosed
 	}
 	if err != nil {
-		c.werr = fmt.Errorf("ping: %w", err)
+		<-c.lock
+	}
+	return err
+}
+
+// unlock gives the lock back and writes what was posted meanwhile.
+func (c *Conn) unlock() {
+	<-c.lock
+	c.flush()
+}
+
+// writeFailed notes that the connection cannot be written to any more; the
+// lock is held.
+func (c *Conn) writeFailed(action string, err error) error {
+	if c.closing.Load() {
+		err = net.ErrClosed
+	}
+	if c.fault == nil {
+		c.fault = err
+	}
+	return fmt.Errorf("%s: %w", action, err)
+}
+
+// writeBlocking writes p, waiting for the socket as long as every chunk is
+// taken within timeout (for ever if 0). The lock is held.
+//
+// When a chunk is not taken in time, the socket's buffer is widened for what
+// is under way, so that the connection remains whole and can be closed with a
+// code, which a peer that wakes up again gets to see.
+func (c *Conn) writeBlocking(p []byte, timeout time.Duration) error {
+	c.blocked.Store(time.Now().UnixNano())
+	defer func() {
+		c.freed.Store(time.Now().UnixNano())
+		c.blocked.Store(0)
+	}()
+	for len(p) > 0 {
+		chunk := p[:min(len(p), blockedChunk)]
+		c.arm(timeout)
+		n, err := c.nc.Write(chunk)
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) && timeout > 0 {
+				err = errCut
+			}
+			c.disarm()
+			return err
+		}
+		p = p[n:]
+	}
+	c.disarm()
+	if c.stalled.Load() {
+		return ErrStuck
+	}
+	return nil
+}
+
+// arm bounds the next write. The lock is held.
+func (c *Conn) arm(timeout time.Duration) {
+	deadline := time.Time{}
+	if timeout > 0 {
+		deadline = time.Now().Add(timeout + closeTimeout)
+		if c.stall == nil {
+			c.stall = time.AfterFunc(timeout, func() {
+				c.stalled.Store(true)
+				c.widen()
+			})
+		} else {
+			c.stall.Reset(timeout)
+		}
+	}
+	_ = c.nc.SetWriteDeadline(deadline)
+	if by := c.closeBy.Load(); by != 0 {
+		_ = c.nc.SetWriteDeadline(time.Unix(0, by))
+	}
+}
+
+func (c *Conn) disarm() {
+	if c.stall != nil {
+		c.stall.Stop()
+	}
+	if c.raw != nil && c.closeBy.Load() == 0 {
+		_ = c.nc.SetWriteDeadline(time.Time{})
+	}
+}
+
+// widen lets the socket take what a blocked write holds, and a close frame.
+// How far it goes is up to the system.
+func (c *Conn) widen() {
+	if c.tcp != nil {
+		_ = c.tcp.SetWriteBuffer(4*c.buffer + 1<<20)
 	}
 }

@@ -1,63 +1,90 @@
 package stream
 
 import (
+	"net"
 	"sync"
 	"syscall"
 	"unsafe"
 )
 
-// maxIovecs is IOV_MAX of Linux.
-const maxIovecs = 1024
+// maxVector is how many pieces one writev takes (IOV_MAX).
+const maxVector = 1024
 
-// writev writes as much of bufs as the socket takes without waiting.
-func writev(fd uintptr, bufs [][]byte, scratch *[]syscall.Iovec) (total int, err error) {
+// rawWriter gives access to the descriptor of tcp, or nil.
+func rawWriter(tcp *net.TCPConn) syscall.RawConn {
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// vector is one writev: reused, because what crosses the RawConn interface is
+// allocated.
+type vector struct {
+	pieces []syscall.Iovec
+	n      int
+	errno  syscall.Errno
+	call   func(fd uintptr) bool
+}
+
+var vectors = sync.Pool{New: func() any {
+	v := &vector{pieces: make([]syscall.Iovec, 0, 16)}
+	v.call = v.write
+	return v
+}}
+
+func (v *vector) write(fd uintptr) bool {
+	for {
+		n, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v.pieces[0])), uintptr(len(v.pieces)))
+		switch errno {
+		case 0:
+			v.n = int(n)
+			return true
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			v.n = 0
+			return true
+		default:
+			v.n, v.errno = 0, errno
+			return true
+		}
+	}
+}
+
+// tryWrite writes what the socket takes at once of bufs, in order, and says
+// how many bytes it was. It does not block.
+func tryWrite(raw syscall.RawConn, bufs [][]byte) (int, error) {
+	v := vectors.Get().(*vector)
+	defer func() {
+		clear(v.pieces)
+		v.pieces, v.errno = v.pieces[:0], 0
+		vectors.Put(v)
+	}()
+	total := 0
 	for len(bufs) > 0 {
-		v := (*scratch)[:0]
-		want := 0
-		for len(bufs) > 0 && len(v) < maxIovecs {
-			if b := bufs[0]; len(b) > 0 {
-				v = append(v, syscall.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
-				want += len(b)
+		size := 0
+		v.pieces = v.pieces[:0]
+		for len(bufs) > 0 && len(v.pieces) < maxVector {
+			if p := bufs[0]; len(p) > 0 {
+				v.pieces = append(v.pieces, syscall.Iovec{Base: &p[0], Len: uint64(len(p))})
+				size += len(p)
 			}
 			bufs = bufs[1:]
 		}
-		if len(v) == 0 {
+		if size == 0 {
 			break
 		}
-		n, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
-		clear(v)
-		*scratch = v
-		switch {
-		case errno == syscall.EINTR && len(v) > 0:
-			return total, nil
-		case errno == syscall.EAGAIN:
-			return total, nil
-		case errno != 0:
-			return total, errno
+		if err := raw.Write(v.call); err != nil {
+			return total, err
 		}
-		total += int(n)
-		if int(n) < want {
+		if v.errno != 0 {
+			return total, v.errno
+		}
+		total += v.n
+		if v.n < size {
 			break
 		}
 	}
 	return total, nil
-}
-
-// iovecs are reused: a batch of envelopes that are not neighbours is many
-// pieces.
-var iovecs = sync.Pool{New: func() any { return new([]syscall.Iovec) }}
-
-// tryWrite writes what the socket takes now.
-func (c *Conn) tryWrite(bufs [][]byte) (n int, err error) {
-	v := iovecs.Get().(*[]syscall.Iovec)
-	defer iovecs.Put(v)
-	var errno error
-	err = c.plain.Write(func(fd uintptr) bool {
-		n, errno = writev(fd, bufs, v)
-		return true
-	})
-	if err == nil {
-		err = errno
-	}
-	return n, err
 }

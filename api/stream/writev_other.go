@@ -2,6 +2,12 @@
 
 package stream
 
-// tryWrite is for Linux only; elsewhere everything is copied and written with
-// a deadline.
-func (c *Conn) tryWrite([][]byte) (int, error) { return 0, nil }
+import (
+	"net"
+	"syscall"
+)
+
+// rawWriter is for Linux; elsewhere a message is copied, then written.
+func rawWriter(*net.TCPConn) syscall.RawConn { return nil }
+
+func tryWrite(syscall.RawConn, [][]byte) (int, error) { return 0, nil }

@@ -1,0 +1,98 @@
+package stream
+
+import (
+	"fmt"
+	"net"
+	"time"
+)
+
+// Close says why and ends the connection: it writes a close frame, waits for
+// the peer's, and closes the socket. It takes less than a second whatever the
+// peer does, and ends reads and writes under way, which then fail with
+// net.ErrClosed. A blocked write is given the chance to end, so that the close
+// frame comes after it; a peer that reads later still finds both.
+//
+// Reason is cut to 123 bytes. An error says that the close frame could not be
+// written; the connection is over all the same. On a connection that is closed
+// already Close waits for that and returns nil.
+func (c *Conn) Close(code CloseCode, reason string) error {
+	if !c.closing.CompareAndSwap(false, true) {
+		<-c.done
+		return nil
+	}
+	defer c.end()
+	err := c.sayClose(code, reason)
+	if err == nil {
+		c.awaitClose()
+	}
+	return err
+}
+
+// CloseNow ends the connection at once, without a word.
+func (c *Conn) CloseNow() {
+	c.closing.Store(true)
+	c.end()
+}
+
+// sayClose writes a close frame, after the frame that is being written.
+func (c *Conn) sayClose(code CloseCode, reason string) error {
+	deadline := time.Now().Add(closeTimeout)
+	c.closeBy.Store(deadline.UnixNano())
+	_ = c.nc.SetWriteDeadline(deadline)
+	if c.blocked.Load() != 0 {
+		c.widen()
+	}
+	late := time.NewTimer(closeTimeout + 50*time.Millisecond)
+	defer late.Stop()
+	select {
+	case c.lock <- struct{}{}:
+	case <-c.done:
+		return fmt.Errorf("write close frame: %w", net.ErrClosed)
+	case <-late.C:
+		return fmt.Errorf("write close frame: %w", ErrStuck)
+	}
+	defer func() { <-c.lock }()
+	if c.fault != nil && c.fault != ErrStuck { // itself: errCut will not do
+		return fmt.Errorf("write close frame: %w", c.fault)
+	}
+	payload := appendClosePayload(nil, code, reason)
+	if _, err := c.nc.Write(c.appendFrame(nil, opClose, payload)); err != nil {
+		return fmt.Errorf("write close frame: %w", err)
+	}
+	return nil
+}
+
+// awaitClose reads until the peer's close frame has come, for a moment.
+func (c *Conn) awaitClose() {
+	c.watch.closeBy(time.Now().Add(closeTimeout))
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	for {
+		what, err := c.in.next()
+		if err != nil || what == gotClose {
+			c.in.drop()
+			return
+		}
+		if what == gotMessage {
+			c.in.message().Release()
+		}
+	}
+}
+
+// end closes the socket.
+func (c *Conn) end() {
+	c.doneOnce.Do(func() {
+		if c.tcp != nil {
+			_ = c.tcp.Close() // not c.nc: TLS would wait to say goodbye
+		}
+		_ = c.nc.Close()
+		close(c.done)
+		c.watch.mu.Lock()
+		c.watch.unwatch()
+		c.watch.mu.Unlock()
+		if c.rmu.TryLock() { // otherwise the reader lets go of it
+			c.in.drop()
+			c.rmu.Unlock()
+		}
+	})
+}
