@@ -37,7 +37,7 @@ func (m *Member) Counters() (granted, acked uint64) { return m.granted, m.acked 
 func (m *Member) oldestOpen(next uint64) uint64 {
 	for len(m.leases) > 0 {
 		l := m.leases[0]
-		if !l.done && l.member == m {
+		if !l.done && !l.lost && l.member == m {
 			return l.first
 		}
 		m.leases = m.leases[1:]

@@ -1,0 +1,254 @@
+package reader
+
+import (
+	"sort"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// giveBack makes a lease one to be granted again.
+func (g *Group) giveBack(l *lease) {
+	g.untell(l)
+	if l.lost {
+		g.giveUp(l)
+		return
+	}
+	l.member = nil
+	if l.open == 0 {
+		l.done = true
+		return
+	}
+	l.again = true
+	g.again = append(g.again, l)
+}
+
+// untell makes the gaps of a lease pending again.
+func (g *Group) untell(l *lease) {
+	for _, gap := range l.gaps {
+		gap.lease = nil
+		g.pending = append(g.pending, gap)
+		g.told = removeGap(g.told, gap)
+	}
+	l.gaps = nil
+}
+
+func removeGap(list []*Gap, gap *Gap) []*Gap {
+	for i, o := range list {
+		if o == gap {
+			return append(list[:i], list[i+1:]...)
+		}
+	}
+	return list
+}
+
+// Sent says that everything up to the lease is in the client's own socket.
+func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
+	i := 0
+	for i < len(m.sent) && m.sent[i].id <= id {
+		m.out -= m.sent[i].bytes
+		i++
+	}
+	m.sent = append(m.sent[:0], m.sent[i:]...)
+	for j := len(g.told) - 1; j >= 0; j-- {
+		// A gap without offsets cannot be acked by range.
+		if gap := g.told[j]; gap.From == gap.To && gap.lease.member == m && gap.lease.id <= id {
+			g.ackGap(gap)
+		}
+	}
+	return g.wakeable()
+}
+
+// SetBlocked says whether the member's socket has refused to take its last
+// grant at once; a blocked member does not hold up its peers.
+func (g *Group) SetBlocked(m *Member, blocked bool) (wake []*Member) {
+	m.blocked = blocked
+	return g.wakeable()
+}
+
+// Ack takes responsibility for the offsets first to last, inclusive.
+func (g *Group) Ack(now time.Time, m *Member, first, last uint64) (wake []*Member) {
+	g.settle()
+	m.progress = now
+	for i := len(g.told) - 1; i >= 0; i-- {
+		if gap := g.told[i]; gap.lease.member == m && gap.From >= first && gap.From <= last && gap.To > gap.From {
+			g.ackGap(gap)
+		}
+	}
+	from := sort.Search(len(g.leases), func(i int) bool {
+		l := g.leases[i]
+		return l.end() > first || l.count == 0 && l.first >= first
+	})
+	for _, l := range g.leases[from:] {
+		if l.first > last {
+			break
+		}
+		g.ackLease(m, l, first, last)
+	}
+	g.low()
+	return g.wakeable()
+}
+
+func (g *Group) ackLease(m *Member, l *lease, first, last uint64) {
+	if l.done {
+		return
+	}
+	var fresh int
+	if first <= l.first && last >= l.end()-1 && l.count > 0 {
+		fresh = l.ackAll()
+	} else {
+		fresh = l.ack(first, last)
+	}
+	g.acked += uint64(fresh)
+	m.acked += uint64(fresh)
+	if l.member == m && fresh > 0 {
+		for len(l.gaps) > 0 {
+			g.ackGap(l.gaps[0])
+		}
+	}
+	if l.open == 0 && len(l.gaps) == 0 {
+		l.done = true
+	}
+}
+
+// ackGap settles a gap that was told.
+func (g *Group) ackGap(gap *Gap) {
+	l := gap.lease
+	l.gaps = removeGap(l.gaps, gap)
+	g.told = removeGap(g.told, gap)
+	if l.open == 0 && len(l.gaps) == 0 {
+		l.done = true
+	}
+}
+
+// Expire takes back the leases whose members have made no progress for the
+// ack timeout, unless only the server could ack for them and nobody else
+// could have them.
+func (g *Group) Expire(now time.Time) (wake []*Member) {
+	g.settle()
+	for _, l := range g.leases {
+		m := l.member
+		if l.done || m == nil || l.count == 0 {
+			continue
+		}
+		if now.Sub(later(l.granted, m.progress)) < g.cfg.AckTimeout {
+			continue
+		}
+		if !m.acking && len(g.members) == 1 {
+			continue
+		}
+		g.giveBack(l)
+	}
+	return g.wakeable()
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// settle turns what the ring has evicted into gaps.
+func (g *Group) settle() {
+	oldest := g.log.Oldest()
+	if g.next >= oldest && (len(g.leases) == 0 || g.leases[0].first >= oldest) {
+		return
+	}
+	oldest, gone, known := g.evicted()
+	g.settleLeases(oldest)
+	if g.next >= oldest {
+		return
+	}
+	gap := &Gap{From: g.next, To: oldest, Reason: streampb.Gap_EVICTED, matched: g.matched}
+	switch {
+	case !known || gone < g.matched:
+		// Not counted by name, or the counters of a source were lost; see
+		// ring.Config.MaxIdleSources.
+		gap.Precision = streampb.Gap_UNKNOWN
+		gone = max(gone, g.matched)
+		g.miss(gap)
+	case gone > g.matched:
+		gap.Count = gone - g.matched
+		g.miss(gap)
+	}
+	g.next, g.matched = oldest, gone
+	if g.names != nil {
+		g.names.set(g.next, g.matched)
+	}
+}
+
+// settleLeases marks the leases that lie below oldest as lost. One that is
+// with a member may still be acked, until the next grant.
+func (g *Group) settleLeases(oldest uint64) {
+	for _, l := range g.leases {
+		if l.first >= oldest {
+			break
+		}
+		if l.done || l.lost || l.count == 0 {
+			continue
+		}
+		l.lost = true
+		if l.member == nil {
+			g.giveUp(l)
+		} else {
+			g.lost = append(g.lost, l)
+		}
+	}
+}
+
+// giveUp turns what is not acked of a lost lease into a gap.
+func (g *Group) giveUp(l *lease) {
+	if l.done {
+		return
+	}
+	g.untell(l)
+	if i := l.firstOpen(); i < l.count {
+		g.miss(&Gap{
+			From: l.offset(i), To: l.end(), Count: uint64(l.open),
+			Reason: streampb.Gap_UNCONFIRMED, matched: l.matched + uint64(i),
+		})
+	}
+	l.ackAll()
+	l.done, l.member = true, nil
+}
+
+// giveUpLost does so for every lost lease.
+func (g *Group) giveUpLost() {
+	for i, l := range g.lost {
+		g.giveUp(l)
+		g.lost[i] = nil
+	}
+	g.lost = g.lost[:0]
+}
+
+// evicted returns the oldest offset that the group can read, and the matching
+// envelopes below it if they are known.
+func (g *Group) evicted() (oldest, gone uint64, known bool) {
+	if g.names != nil {
+		return g.names.evicted(g.log.Oldest())
+	}
+	oldest, gone = g.log.Evicted(g.counted())
+	return oldest, gone, true
+}
+
+// miss notes a gap to be told with the next grant, joined to the one before
+// when it goes on from there.
+func (g *Group) miss(gap *Gap) {
+	g.countDropped(gap)
+	if n := len(g.pending); n > 0 {
+		p := g.pending[n-1]
+		if p.Reason == gap.Reason && p.Precision == gap.Precision && p.To > p.From && p.To <= gap.From {
+			p.To = gap.To
+			p.Count += gap.Count
+			return
+		}
+	}
+	g.pending = append(g.pending, gap)
+}
+
+func (g *Group) countDropped(gap *Gap) {
+	if gap.Precision == streampb.Gap_EXACT {
+		g.dropped += gap.Count
+	}
+}
