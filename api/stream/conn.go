@@ -40,8 +40,10 @@ type Conn struct {
 	late pending // control frames to be written by the next to hold the lock
 
 	blocked atomic.Int64 // unix ns since when a write waits for the socket; 0 when none does
-	freed   atomic.Int64 // unix ns when a write last stopped waiting
+	freed   atomic.Int64 // unix ns when a write last ended that had waited for long
 	stalled atomic.Bool  // a write waited for its whole timeout
+
+	pulse pulse // belongs to a KeepAlive
 
 	// the end
 	closing  atomic.Bool  // Close or CloseNow was called, or the peer closed
@@ -129,7 +131,7 @@ func (c *Conn) Read(ctx context.Context) (*Buffer, error) {
 		return b, nil
 	}
 	if interrupted && isTimeout(err) && !c.closing.Load() {
-		return nil, fmt.Errorf("read message: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("read message: %w", ctx.Err())
 	}
 	return nil, c.readFailed(err)
 }
@@ -206,7 +208,7 @@ type readWatch struct {
 
 func (w *readWatch) begin(ctx context.Context) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -117,7 +117,7 @@ func (c *Conn) Ping(ctx context.Context) error {
 	case <-answered:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for pong: %w", context.Cause(ctx))
+		return fmt.Errorf("wait for pong: %w", ctx.Err())
 	case <-c.done:
 		return fmt.Errorf("wait for pong: %w", net.ErrClosed)
 	}

@@ -37,7 +37,7 @@ func EncodeCursor(c *streampb.Cursor) string {
 }
 
 // DecodeCursor reads a cursor string. The error is a *CursorError that names
-// the fault. What it returns has entries of different Dopplers only.
+// the fault. What it returns has one entry at most of a Doppler's epoch.
 func DecodeCursor(s string) (*streampb.Cursor, error) {
 	version, body, ok := strings.Cut(s, ".")
 	switch {
@@ -87,20 +87,25 @@ func checkCursorSize(p []byte) error {
 }
 
 func checkCursor(c *streampb.Cursor) error {
-	known := make(map[string]bool, len(c.GetEntries()))
+	type place struct {
+		doppler string
+		epoch   uint64
+	}
+	known := make(map[place]bool, len(c.GetEntries()))
 	for i, e := range c.GetEntries() {
 		name := e.GetDoppler()
+		at := place{name, e.GetEpoch()}
 		switch {
 		case name == "":
 			return &CursorError{fmt.Sprintf("entry %d names no Doppler", i)}
 		case len(name) > MaxName:
 			return &CursorError{fmt.Sprintf("entry %d has a name of %d bytes, the limit is %d", i, len(name), MaxName)}
-		case known[name]:
-			return &CursorError{fmt.Sprintf("two entries of Doppler %q", name)}
+		case known[at]:
+			return &CursorError{fmt.Sprintf("two entries of Doppler %q, epoch %d", name, at.epoch)}
 		case e.GetMatched() > e.GetOffset():
 			return &CursorError{fmt.Sprintf("entry of Doppler %q has more matches than offsets", name)}
 		}
-		known[name] = true
+		known[at] = true
 	}
 	return nil
 }

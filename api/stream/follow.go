@@ -2,36 +2,246 @@ package stream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 )
 
-// Follower keeps a client connected: it dials, reads, and dials again when the
-// connection is lost. Set its fields, then call Run once.
+// Defaults of a Follower.
+const (
+	defaultStableAfter = 10 * time.Second
+	maxRetryAfter      = 5 * time.Minute // what a server can ask for
+)
+
+// Follower keeps a client connected: it dials, reads, and when the connection
+// is lost waits and dials again. Its fields are set before Run, which calls
+// the functions one at a time.
 type Follower struct {
-	// Dial opens a connection. Required.
+	// Dial opens a connection, typically with the cursor as it is then.
 	Dial func(ctx context.Context) (*Conn, error)
-	// Opened is called after each Dial, before the first message. Optional.
+	// Opened, if set, is called with each new connection before it is read.
 	Opened func(ctx context.Context, c *Conn) error
-	// Message is called with each message, and owns it. Required.
+	// Message takes a message and owns b. It may block; nothing is read until
+	// it returns.
 	Message func(c *Conn, b *Buffer) error
-	// Closed is called when a connection that was opened is over. Optional.
+	// Closed, if set, is called once for each Dial: with why it failed, or with
+	// why its connection is over.
 	Closed func(err error)
-	// IdleTimeout ends a connection on which nothing was received for so long;
-	// 0 means never.
+	// IdleTimeout is how long no message may come before the path is taken for
+	// dead (or up to a quarter longer); 0 is for ever.
 	IdleTimeout time.Duration
-	// StableAfter is how long a connection has to last for the back-off to
-	// start anew.
+	// StableAfter is how long a connection has to live for the next wait to be
+	// the shortest again; 10 s if 0.
 	StableAfter time.Duration
-	// NewBackOff makes the back-off; nil means 100 ms to 10 s, half of it at
-	// random, without end.
+	// NewBackOff makes the waits between dials; NewBackOff of this package if
+	// nil.
 	NewBackOff func() backoff.BackOff
-	// Logger is told of connections lost and dials failed; nil means silence.
+	// Logger, if set, is told what fails and how long the wait is.
 	Logger *slog.Logger
 }
 
-// Run returns when ctx ends, or with an error that another dial would only
-// meet again.
-func (f *Follower) Run(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+// NewBackOff waits from 100 ms to 10 s, give or take half of it, for ever.
+func NewBackOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond),
+		backoff.WithMaxInterval(10*time.Second),
+		backoff.WithRandomizationFactor(0.5),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// Permanent marks an error of Dial, Opened or Message that another dial would
+// not mend.
+func Permanent(err error) error { return backoff.Permanent(err) }
+
+// IsPermanent tells whether a connection that failed with err is not worth
+// another dial: the close code or the answer to the handshake says so, or the
+// error is marked Permanent.
+func IsPermanent(err error) bool {
+	var marked *backoff.PermanentError
+	var closed *CloseError
+	var broke *ProtocolError
+	var refused *HandshakeError
+	switch {
+	case errors.As(err, &marked):
+		return true
+	case errors.As(err, &closed):
+		return !closed.Code.Reconnect()
+	case errors.As(err, &broke):
+		return !broke.Code.Reconnect()
+	case errors.As(err, &refused):
+		return !refused.Reconnect()
+	}
+	return false
+}
+
+// Run follows until ctx ends, and returns its error, or until an error that is
+// permanent, or the back-off stops. An error of Opened or Message ends that
+// connection; unless marked Permanent, it is dialed again. When Run returns,
+// the connection is closed.
+func (f *Follower) Run(ctx context.Context) error {
+	newBackOff, stable := f.NewBackOff, f.StableAfter
+	if newBackOff == nil {
+		newBackOff = NewBackOff
+	}
+	if stable <= 0 {
+		stable = defaultStableAfter
+	}
+	waits := newBackOff()
+	for {
+		lived, err := f.follow(ctx)
+		if f.Closed != nil {
+			f.Closed(err)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if IsPermanent(err) {
+			return err
+		}
+		if lived >= stable {
+			waits.Reset()
+		}
+		wait := waits.NextBackOff()
+		if wait == backoff.Stop {
+			return err
+		}
+		wait += askedFor(err)
+		if f.Logger != nil {
+			f.Logger.Warn("stream lost", "error", err, "lived", lived, "retry_in", wait)
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// askedFor is how long the server wants not to be dialed.
+func askedFor(err error) time.Duration {
+	var refused *HandshakeError
+	if errors.As(err, &refused) {
+		return min(refused.RetryAfter, maxRetryAfter)
+	}
+	return 0
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// follow opens one connection and reads it to its end.
+func (f *Follower) follow(ctx context.Context) (lived time.Duration, err error) {
+	c, err := f.Dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	left := context.AfterFunc(ctx, func() { _ = c.Close(CloseNormal, "") })
+	idle := watchIdle(c, f.IdleTimeout)
+	err = f.read(ctx, c, idle)
+	if idle.stop() {
+		err = fmt.Errorf("%w: %v", ErrIdle, f.IdleTimeout)
+	}
+	left()
+	_ = c.Close(closeFor(err)) // if it is not closed; otherwise waits for that
+	return time.Since(began), err
+}
+
+// closeFor is what to tell the server when err ended a connection.
+func closeFor(err error) (CloseCode, string) {
+	var broke *ProtocolError
+	if errors.As(err, &broke) {
+		return broke.Code, broke.Fault
+	}
+	return CloseGoingAway, ""
+}
+
+func (f *Follower) read(ctx context.Context, c *Conn, idle *idleWatch) error {
+	if f.Opened != nil {
+		if err := f.Opened(ctx, c); err != nil {
+			return err
+		}
+	}
+	for {
+		b, err := c.Read(context.Background()) // the end of ctx closes c
+		if err != nil {
+			return err
+		}
+		idle.busy.Store(true)
+		err = f.Message(c, b)
+		idle.messages.Add(1)
+		idle.busy.Store(false)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// idleWatch closes a connection on which no message comes. It looks four times
+// in its timeout, so that a message costs it next to nothing.
+type idleWatch struct {
+	conn     *Conn
+	busy     atomic.Bool // a message is being handled
+	messages atomic.Uint64
+
+	mu    sync.Mutex
+	every time.Duration
+	timer *time.Timer
+	seen  uint64 // messages at the last look
+	quiet int    // looks since then
+	bit   bool   // it has closed the connection
+}
+
+const idleLooks = 4
+
+func watchIdle(c *Conn, timeout time.Duration) *idleWatch {
+	w := &idleWatch{conn: c, every: timeout / idleLooks}
+	if timeout > 0 {
+		w.mu.Lock()
+		w.timer = time.AfterFunc(w.every, w.look)
+		w.mu.Unlock()
+	}
+	return w
+}
+
+func (w *idleWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		return // stopped
+	}
+	if n := w.messages.Load(); n != w.seen || w.busy.Load() {
+		w.seen, w.quiet = n, 0
+	} else {
+		w.quiet++
+	}
+	if w.quiet < idleLooks {
+		w.timer.Reset(w.every)
+		return
+	}
+	w.bit = true
+	_ = w.conn.Close(CloseGoingAway, ErrIdle.Error())
+}
+
+// stop ends the watch and tells whether it has closed the connection.
+func (w *idleWatch) stop() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	return w.bit
+}

@@ -94,7 +94,7 @@ func (c *Conn) Send(ctx context.Context, msg []byte) error {
 	defer frame.Release()
 	if err := c.acquire(0, ctx.Done()); err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = ctx.Err()
 		}
 		return fmt.Errorf("send message: %w", err)
 	}
@@ -115,7 +115,7 @@ func (c *Conn) Send(ctx context.Context, msg []byte) error {
 	stop()
 	if err != nil {
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			err = ctx.Err()
 		}
 		return c.writeFailed("send message", err)
 	}
@@ -201,9 +201,12 @@ func (c *Conn) writeFailed(action string, err error) error {
 // is under way, so that the connection remains whole and can be closed with a
 // code, which a peer that wakes up again gets to see.
 func (c *Conn) writeBlocking(p []byte, timeout time.Duration) error {
-	c.blocked.Store(time.Now().UnixNano())
+	began := time.Now()
+	c.blocked.Store(began.UnixNano())
 	defer func() {
-		c.freed.Store(time.Now().UnixNano())
+		if now := time.Now(); now.Sub(began) > longWrite {
+			c.freed.Store(now.UnixNano())
+		}
 		c.blocked.Store(0)
 	}()
 	for len(p) > 0 {
