@@ -1,0 +1,317 @@
+package egress
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+)
+
+// group is a subscription group with its lock and its sessions.
+type group struct {
+	// static
+	key         string
+	shardID     string
+	filter      reader.Filter
+	private     bool // of one connection: does not linger
+	countsNames bool
+
+	idle atomic.Int32 // sessions that wait for the ring to grow
+
+	// guarded by mu
+	mu       sync.Mutex
+	state    *reader.Group
+	sessions map[*reader.Member]*member
+	left     time.Time // when the last member left
+}
+
+// member is one connection of a group.
+type member struct {
+	view
+	server *Server
+	group  *group
+	state  *reader.Member
+	conn   *stream.Conn
+	wake   waker
+	done   chan struct{} // closed by the reading side when the connection is over
+}
+
+// serveFirehose upgrades the request and makes it a member of its group.
+func (s *Server) serveFirehose(w http.ResponseWriter, r *http.Request) {
+	q, err := parseFirehose(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	id, ok := s.admit(w)
+	if !ok {
+		return
+	}
+	conn, err := s.accept(w, r)
+	if err != nil {
+		s.dismiss()
+		return
+	}
+	m := &member{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
+	m.view = newView(r, q.user, q.remote, strconv.FormatUint(id, 10))
+	s.join(m, q)
+	s.pings.Add(conn)
+	s.sessions.Add(2)
+	go m.read()
+	go m.write()
+}
+
+// join finds or makes the group and adds m to it.
+func (s *Server) join(m *member, q firehoseQuery) {
+	filter := q.filter.Canonical()
+	key := strconv.Quote(q.shardID) + " " + filter.Key()
+	if q.shardID == "" {
+		key = m.id + key
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[key]
+	if g == nil {
+		start := reader.StartFrom(q.cursor, s.cfg.Doppler, s.cfg.Epoch, q.origin, s.young())
+		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*member{}}
+		g.state = reader.NewGroup(s.log, filter, reader.Config{
+			WindowBytes: s.cfg.WindowBytes, AckTimeout: s.cfg.AckTimeout, WindowOffsets: s.windowOffsets,
+		}, start)
+		g.countsNames = g.state.CountsNames()
+		s.groups[key] = g
+	}
+	g.mu.Lock()
+	m.group = g
+	m.state = g.state.Join(time.Now(), q.acking)
+	g.sessions[m.state] = m
+	g.mu.Unlock()
+}
+
+func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }
+
+// leave takes m out of its group.
+func (m *member) leave() {
+	g := m.group
+	g.mu.Lock()
+	wake := g.state.Leave(m.state)
+	delete(g.sessions, m.state)
+	if len(g.sessions) == 0 {
+		g.left = time.Now()
+	}
+	g.signal(wake)
+	g.mu.Unlock()
+	m.server.dismiss()
+}
+
+// signal wakes members. mu is held.
+func (g *group) signal(members []*reader.Member) {
+	for _, m := range members {
+		if s := g.sessions[m]; s != nil {
+			s.wake.signal()
+		}
+	}
+}
+
+func (g *group) appended() {
+	g.mu.Lock()
+	g.signal(g.state.Appended())
+	g.mu.Unlock()
+}
+
+func (g *group) wakeAll() {
+	g.mu.Lock()
+	for _, m := range g.sessions {
+		m.wake.signal()
+	}
+	g.mu.Unlock()
+}
+
+// expire reports whether the group is to be let go.
+func (g *group) expire(now time.Time, linger time.Duration) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.sessions) == 0 {
+		return g.private || now.Sub(g.left) > linger
+	}
+	g.signal(g.state.Expire(now))
+	return false
+}
+
+func (g *group) drained() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state.Drained() || g.private && len(g.sessions) == 0
+}
+
+func (g *group) account() reader.Account {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state.Account()
+}
+
+func (g *group) conns() []*stream.Conn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*stream.Conn, 0, len(g.sessions))
+	for _, m := range g.sessions {
+		list = append(list, m.conn)
+	}
+	return list
+}
+
+// read takes what the client says until the connection ends.
+func (m *member) read() {
+	defer m.server.sessions.Done()
+	err := m.readLoop()
+	code, reason := closeReason(err)
+	m.server.pings.Remove(m.conn)
+	m.leave()
+	close(m.done)
+	_ = m.conn.Close(code, reason)
+	m.server.logger.Debug("firehose member left", "shard_id", m.group.shardID, "remote", m.remote, "error", err)
+}
+
+func (m *member) readLoop() error {
+	for {
+		buf, err := m.conn.Read(context.Background())
+		if err != nil {
+			return err
+		}
+		msg, err := stream.DecodeControl(buf.Bytes())
+		buf.Release()
+		if err != nil {
+			return &clientError{err.Error()}
+		}
+		if err := m.control(msg); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *member) control(msg *streampb.Control) error {
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch c := msg.GetMessage().(type) {
+	case *streampb.Control_Sent:
+		g.signal(g.state.Sent(m.state, c.Sent.GetLease()))
+	case *streampb.Control_Ack:
+		if c.Ack.GetDoppler() != m.server.cfg.Doppler || c.Ack.GetEpoch() != m.server.cfg.Epoch {
+			return nil // of an earlier life: what it acks is no more
+		}
+		now := time.Now()
+		for _, r := range c.Ack.GetRanges() {
+			g.signal(g.state.Ack(now, m.state, r.GetFirst(), r.GetLast()))
+		}
+	default:
+		return &clientError{"a Firehose takes Sent and Ack only"}
+	}
+	return nil
+}
+
+// write sends batches until the connection ends.
+func (m *member) write() {
+	defer m.server.sessions.Done()
+	f := newFramer(m.server, m.conn)
+	defer f.stop()
+	g := m.group
+	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
+	for err == nil {
+		g.mu.Lock()
+		grant, status, wake := g.state.Next(time.Now(), m.state)
+		g.signal(wake)
+		waits := status != reader.Granted && status != reader.More
+		if waits {
+			g.idle.Add(1)
+		}
+		fin := m.server.finished.Load() && g.state.Drained()
+		g.mu.Unlock()
+		switch {
+		case status == reader.Granted:
+			err = m.writeGrant(f, &grant)
+		case m.server.finished.Load():
+			m.goodbye(f, fin)
+			return
+		case waits:
+			err = m.idleUntil(f)
+		}
+	}
+	m.conn.CloseNow()
+}
+
+// idleUntil waits for a signal; in a long silence it sends heartbeats.
+func (m *member) idleUntil(f *framer) error {
+	defer m.group.idle.Add(-1)
+	ok, err := f.idle(m.wake, m.done, func() uint64 { return m.group.account().Lag })
+	if err != nil || !ok {
+		return err
+	}
+	f.pacer.wait(m.server.log.Head()-m.group.mark() >= paceEnough, m.done)
+	return nil
+}
+
+// mark is the group's next offset.
+func (g *group) mark() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state.Mark()
+}
+
+// position is where the group stands, for a client that has nothing yet.
+func (m *member) position() *streampb.Position {
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	off, matched := g.state.Low()
+	return &streampb.Position{
+		Doppler: m.server.cfg.Doppler, Epoch: m.server.cfg.Epoch,
+		First: off, Next: off, Matched: matched, Low: off, LowMatched: matched,
+	}
+}
+
+// writeGrant sends one batch. Should the socket not take it at once, the
+// group's other members go on.
+func (m *member) writeGrant(f *framer, grant *reader.Grant) error {
+	b := &f.batch
+	b.Position = &streampb.Position{
+		Doppler: m.server.cfg.Doppler, Epoch: m.server.cfg.Epoch,
+		First: grant.First, Count: uint32(grant.Count), Deltas: grant.Deltas, Matched: grant.Matched,
+		Low: grant.Low, LowMatched: grant.LowMatched, Next: grant.Next,
+	}
+	b.Lease = &streampb.Lease{Id: grant.Lease, Redelivered: grant.Redelivered}
+	b.Gaps = f.gaps(grant.Gaps)
+	blocked := false
+	err := f.write(grant.Pieces, grant.Bytes, func(spilled bool) {
+		grant.Release()
+		if spilled {
+			blocked = true
+			m.setBlocked(true)
+		}
+	})
+	if blocked {
+		m.setBlocked(false)
+	}
+	m.server.sent.Add(uint64(grant.Count))
+	return err
+}
+
+func (m *member) setBlocked(blocked bool) {
+	g := m.group
+	g.mu.Lock()
+	g.signal(g.state.SetBlocked(m.state, blocked))
+	g.mu.Unlock()
+}
+
+// goodbye ends the session of a stopping Doppler.
+func (m *member) goodbye(f *framer, fin bool) {
+	if fin {
+		_ = f.send(&streampb.Batch{Fins: []*streampb.Fin{m.server.fin()}})
+	}
+	_ = m.conn.Close(stream.CloseGoingAway, "this Doppler is stopping")
+}

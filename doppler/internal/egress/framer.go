@@ -1,0 +1,114 @@
+package egress
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+)
+
+// framer writes batches to one connection. It belongs to the session's
+// writing goroutine.
+type framer struct {
+	server *Server
+	conn   *stream.Conn
+	batch  streampb.Batch // scratch: set, written, reset
+	meta   []byte
+	head   []byte
+	bufs   [][]byte
+	pacer  pacer
+	beat   *time.Timer
+}
+
+func newFramer(s *Server, conn *stream.Conn) *framer {
+	return &framer{server: s, conn: conn, beat: time.NewTimer(s.cfg.Heartbeat)}
+}
+
+func (f *framer) stop() { f.beat.Stop() }
+
+// send writes a batch of metadata alone.
+func (f *framer) send(b *streampb.Batch) error {
+	f.batch = streampb.Batch{}
+	meta, err := stream.AppendBatchMeta(f.meta[:0], b)
+	if err != nil {
+		return fmt.Errorf("encode batch: %w", err)
+	}
+	f.meta = meta
+	return f.frame(nil, 0, func(bool) {})
+}
+
+// write sends the scratch batch with the records in pieces. release is called
+// exactly once, as soon as pieces are no longer used; spilled says that the
+// socket did not take everything at once.
+func (f *framer) write(pieces [][]byte, size int, release func(spilled bool)) error {
+	meta, err := stream.AppendBatchMeta(f.meta[:0], &f.batch)
+	f.batch.Reset()
+	if err != nil {
+		release(false)
+		return fmt.Errorf("encode batch: %w", err)
+	}
+	f.meta = meta
+	return f.frame(pieces, size, release)
+}
+
+func (f *framer) frame(pieces [][]byte, size int, release func(bool)) error {
+	f.head = stream.AppendFrameHeader(f.head[:0], len(f.meta)+size)
+	f.bufs = append(f.bufs[:0], f.head, f.meta)
+	f.bufs = append(f.bufs, pieces...)
+	err := f.conn.WriteFrames(f.bufs, release, f.server.cfg.StuckTimeout)
+	f.pacer.last = time.Now()
+	return err
+}
+
+// idle waits until wake is signalled; ok is false when the connection is over.
+// Silence is filled with heartbeats.
+func (f *framer) idle(wake waker, done <-chan struct{}, lag func() uint64) (ok bool, err error) {
+	for {
+		f.beat.Reset(f.server.cfg.Heartbeat)
+		select {
+		case <-wake:
+			return true, nil
+		case <-done:
+			return false, errEnded
+		case <-f.beat.C:
+			accepted, dropped := f.server.accepted()
+			err := f.send(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
+				Timestamp: time.Now().UnixNano(), Accepted: accepted, Dropped: dropped,
+				Head: f.server.log.Head(), Lag: lag(),
+			}})
+			if err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+var errEnded = fmt.Errorf("connection ended")
+
+// gaps puts gaps in their wire form.
+func (f *framer) gaps(list []*reader.Gap) []*streampb.Gap {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]*streampb.Gap, len(list))
+	for i, g := range list {
+		out[i] = g.Proto(f.server.cfg.Doppler, f.server.cfg.Epoch)
+	}
+	return out
+}
+
+// hello is the first message of a connection.
+func (s *Server) hello(windowOffsets uint64) *streampb.Hello {
+	return &streampb.Hello{
+		Version: stream.Version, Server: s.cfg.Doppler, Epoch: s.cfg.Epoch,
+		Oldest: s.log.Oldest(), Head: s.log.Head(),
+		WindowBytes: uint64(s.cfg.WindowBytes), WindowOffsets: windowOffsets,
+		HeartbeatMillis: uint32(s.cfg.Heartbeat.Milliseconds()),
+	}
+}
+
+func (s *Server) fin() *streampb.Fin {
+	return &streampb.Fin{Doppler: s.cfg.Doppler, Epoch: s.cfg.Epoch, End: s.log.Head()}
+}

@@ -1,0 +1,116 @@
+package egress
+
+import (
+	"fmt"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+)
+
+// Limits of what a query may ask for.
+const (
+	maxShardID   = 1024
+	maxSelectors = 10_000 // source ids and names
+	maxHistory   = 100_000
+)
+
+type firehoseQuery struct {
+	shardID      string
+	filter       reader.Filter
+	cursor       *streampb.Cursor
+	origin       bool
+	acking       bool
+	user, remote string
+}
+
+func parseFirehose(v url.Values) (q firehoseQuery, err error) {
+	q.shardID, q.user, q.remote = v.Get("shard_id"), v.Get("user"), v.Get("remote")
+	if len(q.shardID) > maxShardID {
+		return q, fmt.Errorf("shard_id has %d bytes, the limit is %d", len(q.shardID), maxShardID)
+	}
+	if q.filter, err = parseFilter(v); err != nil {
+		return q, err
+	}
+	if c := v.Get("cursor"); c != "" {
+		if q.cursor, err = stream.DecodeCursor(c); err != nil {
+			return q, fmt.Errorf("cursor: %w", err)
+		}
+	}
+	switch start := v.Get("start"); start {
+	case "", "head":
+	case "origin":
+		q.origin = true
+	default:
+		return q, fmt.Errorf("start %q is not known; use head or origin", start)
+	}
+	switch ack := v.Get("ack"); ack {
+	case "", "auto":
+	case "client":
+		q.acking = true
+	default:
+		return q, fmt.Errorf("ack %q is not known; use auto or client", ack)
+	}
+	return q, nil
+}
+
+func parseFilter(v url.Values) (f reader.Filter, err error) {
+	if f.Mask, err = envelope.MaskOf(v["type"]...); err != nil {
+		return f, err
+	}
+	f.Sources, f.Names = v["source_id"], v["name"]
+	for _, p := range []struct {
+		name string
+		n    int
+	}{{"source_id", len(f.Sources)}, {"name", len(f.Names)}} {
+		if p.n > maxSelectors {
+			return f, fmt.Errorf("%d values of %s, the limit is %d", p.n, p.name, maxSelectors)
+		}
+	}
+	return f, nil
+}
+
+type historyQuery struct {
+	mask     envelope.ClassMask
+	forward  bool // everything from from on, instead of the newest
+	epoch    uint64
+	from, to uint64
+	matched  uint64
+	since    int64
+	limit    int
+}
+
+func parseHistory(v url.Values, head uint64) (q historyQuery, err error) {
+	if q.mask, err = envelope.MaskOf(v["type"]...); err != nil {
+		return q, err
+	}
+	limit := uint64(0)
+	since := uint64(0)
+	q.to = head
+	for _, p := range []struct {
+		name string
+		into *uint64
+	}{{"epoch", &q.epoch}, {"from", &q.from}, {"to", &q.to}, {"matched", &q.matched}, {"limit", &limit}, {"since", &since}} {
+		s := v.Get(p.name)
+		if s == "" {
+			continue
+		}
+		if *p.into, err = strconv.ParseUint(s, 10, 64); err != nil {
+			return q, fmt.Errorf("%s %q is not a number from 0 to 2^64-1", p.name, s)
+		}
+	}
+	q.forward = v.Has("from")
+	if limit > maxHistory {
+		return q, fmt.Errorf("limit %d is over %d", limit, maxHistory)
+	}
+	q.since = int64(since)
+	q.limit = int(limit)
+	q.to = min(q.to, head)
+	return q, nil
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }

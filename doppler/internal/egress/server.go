@@ -1,0 +1,334 @@
+// Package egress serves a Doppler's readers: members of subscription groups
+// and tail links over WebSocket, bounded reads of history over plain HTTP.
+//
+// The cursors themselves are the state machines of package reader; this
+// package gives them connections, time and goroutines. A session has two: one
+// reads what the client says, one writes batches. One waker per server tells
+// idle sessions that the ring has grown for them.
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+)
+
+// Config is what New needs. Every field has to be set.
+type Config struct {
+	Doppler          string // name, unique among the Dopplers of a platform
+	Epoch            uint64
+	Linger           time.Duration // how long a group without members keeps its mark
+	WindowBytes      int           // per member, granted and not in its client's socket
+	AckTimeout       time.Duration
+	StuckTimeout     time.Duration // a socket that takes nothing for so long is closed
+	Heartbeat        time.Duration
+	MaxWatches       int // per tail link
+	MaxSubscriptions int // connections of members and links
+	SocketBuffer     int // bytes, per direction
+}
+
+// Recent is the store of what the ring no longer holds.
+type Recent interface {
+	// Read visits the kept envelopes of source whose class is in mask and
+	// whose offset is in [from, to), the newest limit of them, oldest first.
+	// totals is how many envelopes of each class the source has had. env is
+	// valid during the visit.
+	Read(source string, mask envelope.ClassMask, from, to uint64, limit int, totals [envelope.NumClasses]uint64,
+		visit func(offset uint64, class envelope.Class, env []byte))
+}
+
+// Server serves the readers of one ring.
+type Server struct {
+	// static after New
+	cfg    Config
+	log    *ring.Ring
+	recent Recent
+	logger *slog.Logger
+	began  time.Time
+	pings  *stream.KeepAlive
+	reads  chan struct{} // bounds concurrent history reads
+
+	accepted func() (accepted, dropped uint64)
+
+	sent     atomic.Uint64 // envelopes written to readers
+	sessions sync.WaitGroup
+	draining atomic.Bool
+	finished atomic.Bool // drained: sessions say fin when they are done
+
+	// guarded by mu
+	mu        sync.Mutex
+	groups    map[string]*group
+	links     map[*linkSession]struct{}
+	conns     int
+	nextConn  uint64
+	gone      reader.Account // of groups that are no more
+	goneLinks uint64         // dropped on links that are no more
+
+	rates rates
+}
+
+// New returns a server for log. counters reports the envelopes the Doppler has
+// accepted and dropped at ingress, for heartbeats.
+func New(log *ring.Ring, recent Recent, cfg Config, logger *slog.Logger, counters func() (accepted, dropped uint64)) *Server {
+	return &Server{
+		cfg: cfg, log: log, recent: recent, logger: logger, began: time.Now(), accepted: counters,
+		pings:  stream.NewKeepAlive(),
+		reads:  make(chan struct{}, maxHistoryReads),
+		groups: map[string]*group{}, links: map[*linkSession]struct{}{},
+	}
+}
+
+// BeforeEvict has to be the ring's hook of that name.
+func (s *Server) BeforeEvict(c ring.Chunk) {
+	s.mu.Lock()
+	var counting []*group
+	for _, g := range s.groups {
+		if g.countsNames {
+			counting = append(counting, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range counting {
+		g.state.BeforeEvict(c)
+	}
+}
+
+// Handler serves the paths of api/stream.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+stream.PathFirehose, s.serveFirehose)
+	mux.HandleFunc("GET "+stream.PathTails, s.serveTails)
+	mux.HandleFunc("GET "+stream.PathHistory+"{source_id...}", s.serveHistory)
+	mux.HandleFunc("GET "+stream.PathSources, s.ServeSources)
+	mux.HandleFunc("GET "+stream.PathSubscriptions, s.ServeSubscriptions)
+	return mux
+}
+
+// Run wakes readers, keeps connections alive and lets go of what has expired,
+// until ctx ends. Then it closes every session and waits for it.
+func (s *Server) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.pings.Run(ctx) })
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for running := true; running; {
+		select {
+		case <-s.log.Notify():
+			s.wake()
+			s.log.EvictAhead()
+		case now := <-tick.C:
+			s.expire(now)
+		case <-ctx.Done():
+			running = false
+		}
+	}
+	s.draining.Store(true)
+	s.closeSessions()
+	s.sessions.Wait()
+	wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, g := range s.groups {
+		g.state.Close()
+		delete(s.groups, key)
+	}
+	return nil
+}
+
+// wake wakes the idle readers for which the ring has grown.
+func (s *Server) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		if g.idle.Load() > 0 {
+			g.appended()
+		}
+	}
+	for l := range s.links {
+		if l.idle.Load() {
+			l.appended()
+		}
+	}
+}
+
+// expire takes back leases and lets go of groups that lingered long enough.
+func (s *Server) expire(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, g := range s.groups {
+		if g.expire(now, s.cfg.Linger) {
+			s.addGone(g)
+			delete(s.groups, key)
+		}
+	}
+}
+
+// addGone keeps the totals of a group that goes. mu is held.
+func (s *Server) addGone(g *group) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a := g.state.Account()
+	g.state.Close()
+	s.gone.Acked += a.Acked
+	s.gone.Dropped += a.Dropped
+}
+
+// Refuse makes the server answer new readers with 503.
+func (s *Server) Refuse() { s.draining.Store(true) }
+
+// Drain serves until every reader, lingering groups too, has everything that
+// was appended, or ctx ends. Then readers that have it all are told fin, and
+// every connection is closed with "going away". Appends must have ended.
+func (s *Server) Drain(ctx context.Context) {
+	s.draining.Store(true)
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for !s.drained() {
+		select {
+		case <-poll.C:
+			s.expire(time.Now())
+			s.wake()
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	s.finished.Store(true)
+	s.wakeAll()
+	done := make(chan struct{})
+	go func() { s.sessions.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+		s.closeSessions()
+		<-done
+	}
+}
+
+func (s *Server) drained() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		if !g.drained() {
+			return false
+		}
+	}
+	for l := range s.links {
+		if !l.drained() {
+			return false
+		}
+	}
+	return true
+}
+
+// wakeAll makes every session look around.
+func (s *Server) wakeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.groups {
+		g.wakeAll()
+	}
+	for l := range s.links {
+		l.wake.signal()
+	}
+}
+
+// closeSessions breaks every connection.
+func (s *Server) closeSessions() {
+	s.mu.Lock()
+	var conns []*stream.Conn
+	for _, g := range s.groups {
+		conns = append(conns, g.conns()...)
+	}
+	for l := range s.links {
+		conns = append(conns, l.conn)
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() { _ = c.Close(stream.CloseGoingAway, "this Doppler is stopping") })
+	}
+	wg.Wait()
+}
+
+// admit counts a new connection or answers why not.
+func (s *Server) admit(w http.ResponseWriter) (id uint64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "this Doppler is stopping", http.StatusServiceUnavailable)
+		return 0, false
+	}
+	if s.conns >= s.cfg.MaxSubscriptions {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, fmt.Sprintf("too many subscriptions: the limit is %d", s.cfg.MaxSubscriptions), http.StatusServiceUnavailable)
+		return 0, false
+	}
+	s.conns++
+	s.nextConn++
+	return s.nextConn, true
+}
+
+func (s *Server) dismiss() {
+	s.mu.Lock()
+	s.conns--
+	s.mu.Unlock()
+}
+
+// young tells whether the epoch is so new that a reader unknown to it may
+// have been there before.
+func (s *Server) young() bool { return time.Since(s.began) < s.cfg.Linger }
+
+func (s *Server) accept(w http.ResponseWriter, r *http.Request) (*stream.Conn, error) {
+	return stream.Accept(w, r, stream.AcceptOptions{SocketBuffer: s.cfg.SocketBuffer, ReadLimit: maxControlBytes})
+}
+
+// maxControlBytes bounds a client message: a Watch of some 10,000 sources.
+const maxControlBytes = 4 << 20
+
+// Stats are the server's totals since its start.
+type Stats struct {
+	Sent          uint64 // envelopes written to readers
+	Dropped       uint64 // envelopes told as gaps
+	Subscriptions int
+	Groups        int
+}
+
+// Stats may be called at any time.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Stats{Sent: s.sent.Load(), Subscriptions: s.conns, Groups: len(s.groups), Dropped: s.gone.Dropped + s.goneLinks}
+	for _, g := range s.groups {
+		st.Dropped += g.account().Dropped
+	}
+	for l := range s.links {
+		st.Dropped += l.droppedCount()
+	}
+	return st
+}
+
+// closeReason puts an error in words for a close frame and its code.
+func closeReason(err error) (stream.CloseCode, string) {
+	var bad *clientError
+	if errors.As(err, &bad) {
+		return stream.CloseBadMessage, bad.Error()
+	}
+	return stream.CloseGoingAway, "connection ended"
+}
+
+// clientError is what a client did wrong.
+type clientError struct{ what string }
+
+func (e *clientError) Error() string { return e.what }

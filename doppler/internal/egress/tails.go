@@ -1,0 +1,226 @@
+package egress
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+)
+
+// linkSession is one tail link.
+type linkSession struct {
+	view
+	server *Server
+	conn   *stream.Conn
+	wake   waker
+	done   chan struct{} // closed by the reading side when the connection is over
+
+	idle atomic.Bool // waits for the ring to grow
+
+	// guarded by mu
+	mu    sync.Mutex
+	state *reader.Link // nil until the first Watch
+}
+
+// serveTails upgrades the request to a tail link.
+func (s *Server) serveTails(w http.ResponseWriter, r *http.Request) {
+	id, ok := s.admit(w)
+	if !ok {
+		return
+	}
+	conn, err := s.accept(w, r)
+	if err != nil {
+		s.dismiss()
+		return
+	}
+	l := &linkSession{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
+	l.view = newView(r, r.URL.Query().Get("user"), r.URL.Query().Get("remote"), strconv.FormatUint(id, 10))
+	s.mu.Lock()
+	s.links[l] = struct{}{}
+	s.mu.Unlock()
+	s.pings.Add(conn)
+	s.sessions.Add(2)
+	go l.read()
+	go l.write()
+}
+
+func (l *linkSession) read() {
+	defer l.server.sessions.Done()
+	err := l.readLoop()
+	code, reason := closeReason(err)
+	s := l.server
+	s.pings.Remove(l.conn)
+	s.mu.Lock()
+	delete(s.links, l)
+	s.goneLinks += l.droppedCount()
+	s.mu.Unlock()
+	close(l.done)
+	_ = l.conn.Close(code, reason)
+	l.mu.Lock()
+	if l.state != nil {
+		l.state.Close()
+	}
+	l.mu.Unlock()
+	s.dismiss()
+	s.logger.Debug("tail link ended", "remote", l.remote, "error", err)
+}
+
+func (l *linkSession) readLoop() error {
+	for {
+		buf, err := l.conn.Read(context.Background())
+		if err != nil {
+			return err
+		}
+		msg, err := stream.DecodeControl(buf.Bytes())
+		buf.Release()
+		if err != nil {
+			return &clientError{err.Error()}
+		}
+		watch := msg.GetWatch()
+		if watch == nil {
+			return &clientError{"a tail link takes Watch only"}
+		}
+		l.watch(watch)
+	}
+}
+
+// watch changes the set of watched sources; the first one starts the link.
+func (l *linkSession) watch(w *streampb.Watch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	resumes := false
+	if l.state == nil {
+		start := l.start(w.GetStart())
+		resumes = start.Place == reader.PlaceOffset
+		l.state = reader.NewLink(l.server.log, reader.LinkConfig{MaxWatches: l.server.cfg.MaxWatches}, start)
+	}
+	for _, id := range w.GetRemove() {
+		l.state.Remove(id)
+	}
+	for _, add := range w.GetAdd() {
+		var resume *reader.Resume
+		if resumes && len(add.GetClassCounts()) > 0 {
+			resume = &reader.Resume{}
+			copy(resume.Counts[:], add.GetClassCounts())
+		}
+		l.state.Add(w.GetRequest(), add.GetWatch(), add.GetSourceId(), resume)
+	}
+	l.wake.signal()
+}
+
+// start finds where the link begins.
+func (l *linkSession) start(at *streampb.LinkStart) reader.Start {
+	switch {
+	case at.GetOrigin():
+		return reader.Start{Place: reader.PlaceOrigin}
+	case at.GetEpoch() == 0:
+		return reader.Start{}
+	case at.GetEpoch() == l.server.cfg.Epoch:
+		return reader.Start{Place: reader.PlaceOffset, Offset: at.GetOffset()}
+	default:
+		return reader.Start{Place: reader.PlaceOrigin, Lost: streampb.Gap_DOPPLER_LOST}
+	}
+}
+
+func (l *linkSession) appended() {
+	l.mu.Lock()
+	if l.state != nil && l.state.Appended() {
+		l.wake.signal()
+	}
+	l.mu.Unlock()
+}
+
+func (l *linkSession) drained() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == nil || l.state.Drained()
+}
+
+func (l *linkSession) droppedCount() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == nil {
+		return 0
+	}
+	_, dropped := l.state.Counters()
+	return dropped
+}
+
+// next returns the next batch; ok is false when there is nothing to say.
+func (l *linkSession) next() (b reader.LinkBatch, ok, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == nil {
+		l.idle.Store(true)
+		return b, false, false
+	}
+	b, more = l.state.Next()
+	ok = b.Count > 0 || len(b.Watching) > 0 || len(b.Gaps) > 0
+	if !ok && !more {
+		l.idle.Store(true)
+	}
+	return b, ok, more
+}
+
+func (l *linkSession) write() {
+	defer l.server.sessions.Done()
+	f := newFramer(l.server, l.conn)
+	defer f.stop()
+	err := f.send(&streampb.Batch{Hello: l.server.hello(0)})
+	for err == nil {
+		b, ok, more := l.next()
+		switch {
+		case ok:
+			err = l.writeBatch(f, &b)
+		case more:
+		case l.server.finished.Load():
+			if l.drained() {
+				_ = f.send(&streampb.Batch{Fins: []*streampb.Fin{l.server.fin()}})
+			}
+			_ = l.conn.Close(stream.CloseGoingAway, "this Doppler is stopping")
+			return
+		default:
+			err = l.idleUntil(f)
+		}
+	}
+	l.conn.CloseNow()
+}
+
+func (l *linkSession) idleUntil(f *framer) error {
+	defer l.idle.Store(false)
+	ok, err := f.idle(l.wake, l.done, func() uint64 { return 0 })
+	if err != nil || !ok {
+		return err
+	}
+	f.pacer.wait(l.server.log.Head()-l.cursor() >= paceEnough, l.done)
+	return nil
+}
+
+// cursor is the link's next offset.
+func (l *linkSession) cursor() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == nil {
+		return l.server.log.Head()
+	}
+	return l.state.Cursor()
+}
+
+func (l *linkSession) writeBatch(f *framer, b *reader.LinkBatch) error {
+	out := &f.batch
+	out.Position = &streampb.Position{
+		Doppler: l.server.cfg.Doppler, Epoch: l.server.cfg.Epoch,
+		First: b.First, Count: uint32(b.Count), Deltas: b.Deltas, Next: b.Next,
+		Watches: b.Watches, Classes: b.Classes,
+	}
+	out.Watching = b.Watching
+	out.Gaps = f.gaps(b.Gaps)
+	err := f.write(b.Pieces, b.Bytes, func(bool) { b.Release() })
+	l.server.sent.Add(uint64(b.Count))
+	return err
+}

@@ -1,0 +1,227 @@
+package egress
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+)
+
+// view is what the subscriptions page says of a connection from its start.
+type view struct {
+	id        string
+	remote    string
+	user      string
+	userAgent string
+	since     time.Time
+}
+
+func newView(r *http.Request, user, remote, id string) view {
+	if remote == "" {
+		remote = r.RemoteAddr
+	}
+	return view{id: id, remote: remote, user: user, userAgent: r.UserAgent(), since: time.Now()}
+}
+
+// Subscription is one row of the subscriptions page.
+type Subscription struct {
+	ID        string `json:"id"`
+	Kind      string `json:"kind"` // firehose or link
+	ShardID   string `json:"shard_id,omitempty"`
+	Filter    string `json:"filter,omitempty"`
+	Member    string `json:"member,omitempty"`
+	Remote    string `json:"remote,omitempty"`
+	UserAgent string `json:"user_agent,omitempty"`
+	Since     string `json:"since,omitempty"`
+	Lag       uint64 `json:"lag"`
+	LagBytes  uint64 `json:"lag_bytes"`
+	Sent      uint64 `json:"sent"`
+	Accepted  uint64 `json:"accepted"`
+	Acked     uint64 `json:"acked"`
+	Dropped   uint64 `json:"dropped"`
+	InFlight  uint64 `json:"in_flight"`
+	Watches   int    `json:"watches,omitempty"`
+	State     string `json:"state"`
+}
+
+// ServeSubscriptions answers with who reads and how far behind.
+func (s *Server) ServeSubscriptions(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, map[string]any{"doppler": s.cfg.Doppler, "epoch": s.cfg.Epoch, "subscriptions": s.Subscriptions()})
+}
+
+// Subscriptions lists every group, with a row per member, and every link;
+// those furthest behind first.
+func (s *Server) Subscriptions() []Subscription {
+	st := s.log.Stats()
+	mean := uint64(0)
+	if n := st.Head - st.Oldest; n > 0 {
+		mean = st.HeldBytes / n
+	}
+	s.mu.Lock()
+	rows := make([]Subscription, 0, s.conns)
+	for _, g := range s.groups {
+		rows = append(rows, g.rows()...)
+	}
+	for l := range s.links {
+		rows = append(rows, l.row(st.Head))
+	}
+	s.mu.Unlock()
+	for i := range rows {
+		rows[i].LagBytes = rows[i].Lag * mean
+	}
+	slices.SortFunc(rows, func(a, b Subscription) int {
+		switch {
+		case a.Lag > b.Lag:
+			return -1
+		case a.Lag < b.Lag:
+			return 1
+		}
+		return 0
+	})
+	return rows
+}
+
+// rows are the group's members; a group that lingers is one row.
+func (g *group) rows() []Subscription {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	a := g.state.Account()
+	base := Subscription{
+		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Lag: a.Lag + a.Again,
+		Accepted: a.Accepted, Dropped: a.Dropped, Acked: a.Acked, InFlight: a.InFlight, State: "lingers",
+	}
+	if len(g.sessions) == 0 {
+		base.ID = g.key
+		base.Since = rfc3339(g.left)
+		return []Subscription{base}
+	}
+	rows := make([]Subscription, 0, len(g.sessions))
+	for state, m := range g.sessions {
+		row := base
+		row.ID, row.Member, row.Remote = m.id, m.user, m.remote
+		row.UserAgent, row.Since, row.State = m.userAgent, rfc3339(m.since), "open"
+		row.Sent, _ = state.Counters()
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func (l *linkSession) row(head uint64) Subscription {
+	row := Subscription{
+		ID: l.id, Kind: "link", Member: l.user, Remote: l.remote, UserAgent: l.userAgent,
+		Since: rfc3339(l.since), State: "open",
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != nil {
+		row.Sent, row.Dropped = l.state.Counters()
+		row.Watches = l.state.Watches()
+		row.Lag = head - min(head, l.state.Cursor())
+	}
+	return row
+}
+
+// rates remembers two samples of the sources, so that a view can show what
+// happened since.
+type rates struct {
+	mu         sync.Mutex
+	old, fresh sample
+}
+
+type sample struct {
+	at     time.Time
+	counts map[string]uint64
+}
+
+const minSampleAge = 500 * time.Millisecond
+
+// rate returns how to tell the envelopes per second of a source.
+func (r *rates) rate(now time.Time, began time.Time, list []ring.SourceStats) func(ring.SourceStats) float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.fresh.at) >= minSampleAge {
+		counts := make(map[string]uint64, len(list))
+		for _, st := range list {
+			counts[st.ID] = st.Envelopes
+		}
+		r.old, r.fresh = r.fresh, sample{now, counts}
+	}
+	old := r.old
+	if old.counts == nil {
+		old.at = began
+	}
+	seconds := max(now.Sub(old.at).Seconds(), 0.001)
+	return func(st ring.SourceStats) float64 {
+		before := old.counts[st.ID]
+		return float64(st.Envelopes-min(before, st.Envelopes)) / seconds
+	}
+}
+
+type sourceRow struct {
+	ID        string  `json:"source_id"`
+	Envelopes uint64  `json:"envelopes"`
+	Bytes     uint64  `json:"bytes"`
+	Rate      float64 `json:"rate"`
+	Held      uint64  `json:"held"`
+}
+
+const defaultSourceRows = 100
+
+// ServeSources answers with what is held and who talks most.
+func (s *Server) ServeSources(w http.ResponseWriter, r *http.Request) {
+	limit := defaultSourceRows
+	if v := r.URL.Query().Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			http.Error(w, fmt.Sprintf("limit %q is not a number above 0", v), http.StatusBadRequest)
+			return
+		}
+		limit = n
+	}
+	var list []ring.SourceStats
+	s.log.EachSource(func(st ring.SourceStats) { list = append(list, st) })
+	now := time.Now()
+	rate := s.rates.rate(now, s.began, list)
+	rows := make([]sourceRow, len(list))
+	total := 0.0
+	for i, st := range list {
+		rows[i] = sourceRow{st.ID, st.Envelopes, st.Bytes, rate(st), st.Held}
+		total += rows[i].Rate
+	}
+	slices.SortFunc(rows, func(a, b sourceRow) int {
+		switch {
+		case a.Rate != b.Rate:
+			if a.Rate > b.Rate {
+				return -1
+			}
+			return 1
+		case a.Envelopes > b.Envelopes:
+			return -1
+		case a.Envelopes < b.Envelopes:
+			return 1
+		}
+		return 0
+	})
+	st := s.log.Stats()
+	held := 0.0
+	if total > 0 {
+		held = float64(st.Head-st.Oldest) / total
+	}
+	answerJSON(w, map[string]any{
+		"doppler": s.cfg.Doppler, "epoch": s.cfg.Epoch, "head": st.Head, "oldest": st.Oldest,
+		"ring_bytes": st.Budget, "held_bytes": st.HeldBytes, "held_seconds": held, "rate": total,
+		"known_sources": len(list), "sources": rows[:min(limit, len(rows))],
+	})
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		return // the client is gone
+	}
+}
