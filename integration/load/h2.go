@@ -12,11 +12,11 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// stream is a client-streaming gRPC call on a connection of its own, which
+// call is a client-streaming gRPC call on a connection of its own, which
 // takes DATA frames that are already laid out. On the wire it is what any gRPC
 // client says; it only spends less on saying it. write and finish are called by
 // one goroutine.
-type stream struct {
+type call struct {
 	conn net.Conn
 	done chan struct{} // closed when the reading goroutine has ended
 
@@ -33,8 +33,8 @@ type stream struct {
 
 const defaultWindow = 65535
 
-// openStream dials and sends the request's headers. tlsConfig may be nil.
-func openStream(ctx context.Context, addr, method string, tlsConfig *tls.Config) (*stream, error) {
+// openCall dials and sends the request's headers. tlsConfig may be nil.
+func openCall(ctx context.Context, addr, method string, tlsConfig *tls.Config) (*call, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial Doppler: %w", err)
@@ -50,33 +50,33 @@ func openStream(ctx context.Context, addr, method string, tlsConfig *tls.Config)
 		}
 		conn = secure
 	}
-	s := &stream{
+	c := &call{
 		conn: conn, done: make(chan struct{}), frames: http2.NewFramer(conn, conn),
 		connWindow: defaultWindow, streamWindow: defaultWindow, initialWindow: defaultWindow,
 	}
-	s.changed = sync.NewCond(&s.mu)
-	s.frames.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	if err := s.request(scheme, addr, method); err != nil {
+	c.changed = sync.NewCond(&c.mu)
+	c.frames.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	if err := c.request(scheme, addr, method); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", method, err), conn.Close())
 	}
-	go s.read()
-	return s, nil
+	go c.read()
+	return c, nil
 }
 
-func (s *stream) request(scheme, authority, method string) error {
+func (c *call) request(scheme, authority, method string) error {
 	var block headerBlock
 	block.enc = hpack.NewEncoder(&block)
 	block.fields(
 		":method", "POST", ":scheme", scheme, ":path", method, ":authority", authority,
 		"content-type", "application/grpc", "te", "trailers", "user-agent", "lgr-loadtool",
 	)
-	if _, err := s.conn.Write([]byte(http2.ClientPreface)); err != nil {
+	if _, err := c.conn.Write([]byte(http2.ClientPreface)); err != nil {
 		return err
 	}
-	if err := s.frames.WriteSettings(); err != nil {
+	if err := c.frames.WriteSettings(); err != nil {
 		return err
 	}
-	return s.frames.WriteHeaders(http2.HeadersFrameParam{StreamID: streamID, BlockFragment: block.bytes, EndHeaders: true})
+	return c.frames.WriteHeaders(http2.HeadersFrameParam{StreamID: streamID, BlockFragment: block.bytes, EndHeaders: true})
 }
 
 type headerBlock struct {
@@ -97,9 +97,9 @@ func (h *headerBlock) fields(pairs ...string) {
 
 // write writes some frames of a template, as many at once as flow control lets
 // it, and blocks meanwhile.
-func (s *stream) write(t *template, from, to int) error {
+func (c *call) write(t *template, from, to int) error {
 	for from < to {
-		upTo, err := s.reserve(t, from, to)
+		upTo, err := c.reserve(t, from, to)
 		if err != nil {
 			return err
 		}
@@ -107,11 +107,11 @@ func (s *stream) write(t *template, from, to int) error {
 		if from > 0 {
 			start = t.frames[from-1].end
 		}
-		s.writing.Lock()
-		_, err = s.conn.Write(t.wire[start:t.frames[upTo-1].end])
-		s.writing.Unlock()
+		c.writing.Lock()
+		_, err = c.conn.Write(t.wire[start:t.frames[upTo-1].end])
+		c.writing.Unlock()
 		if err != nil {
-			return s.fail(fmt.Errorf("send: %w", err))
+			return c.fail(fmt.Errorf("send: %w", err))
 		}
 		from = upTo
 	}
@@ -119,48 +119,48 @@ func (s *stream) write(t *template, from, to int) error {
 }
 
 // reserve waits until at least one frame fits the windows.
-func (s *stream) reserve(t *template, from, to int) (upTo int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (c *call) reserve(t *template, from, to int) (upTo int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for {
-		if s.err != nil {
-			return 0, s.err
+		if c.err != nil {
+			return 0, c.err
 		}
 		for upTo = from; upTo < to; upTo++ {
 			n := int64(t.frames[upTo].payload)
-			if n > s.connWindow || n > s.streamWindow {
+			if n > c.connWindow || n > c.streamWindow {
 				break
 			}
-			s.connWindow -= n
-			s.streamWindow -= n
+			c.connWindow -= n
+			c.streamWindow -= n
 		}
 		if upTo > from {
 			return upTo, nil
 		}
-		s.changed.Wait()
+		c.changed.Wait()
 	}
 }
 
 // finish ends the stream and waits until the server has said that it took
 // all of it. The connection is closed in any case.
-func (s *stream) finish(ctx context.Context) error {
-	s.writing.Lock()
-	err := s.frames.WriteData(streamID, true, nil)
-	s.writing.Unlock()
+func (c *call) finish(ctx context.Context) error {
+	c.writing.Lock()
+	err := c.frames.WriteData(streamID, true, nil)
+	c.writing.Unlock()
 	if err != nil {
-		err = s.fail(fmt.Errorf("end stream: %w", err))
+		err = c.fail(fmt.Errorf("end stream: %w", err))
 	}
 	select {
-	case <-s.done:
+	case <-c.done:
 	case <-ctx.Done():
 		err = fmt.Errorf("wait for the server's last word: %w", ctx.Err())
 	}
-	_ = s.conn.Close() // all was said
-	<-s.done
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil && !errors.Is(s.err, errEnded) {
-		return s.err
+	_ = c.conn.Close() // all was said
+	<-c.done
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil && !errors.Is(c.err, errEnded) {
+		return c.err
 	}
 	return err
 }
@@ -169,52 +169,52 @@ func (s *stream) finish(ctx context.Context) error {
 var errEnded = errors.New("the server ended the stream")
 
 // fail keeps the first reason.
-func (s *stream) fail(err error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-		s.changed.Broadcast()
+func (c *call) fail(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+		c.changed.Broadcast()
 	}
-	return s.err
+	return c.err
 }
 
 // read answers the server until it ends the stream or the connection.
-func (s *stream) read() {
-	defer close(s.done)
+func (c *call) read() {
+	defer close(c.done)
 	for {
-		f, err := s.frames.ReadFrame()
+		f, err := c.frames.ReadFrame()
 		if err != nil {
-			_ = s.fail(fmt.Errorf("connection lost: %w", err))
+			_ = c.fail(fmt.Errorf("connection lost: %w", err))
 			return
 		}
-		if err := s.handle(f); err != nil {
-			_ = s.fail(err)
+		if err := c.handle(f); err != nil {
+			_ = c.fail(err)
 			return
 		}
 	}
 }
 
-func (s *stream) handle(f http2.Frame) error {
+func (c *call) handle(f http2.Frame) error {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		return s.settings(f)
+		return c.settings(f)
 	case *http2.WindowUpdateFrame:
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if f.StreamID == 0 {
-			s.connWindow += int64(f.Increment)
+			c.connWindow += int64(f.Increment)
 		} else {
-			s.streamWindow += int64(f.Increment)
+			c.streamWindow += int64(f.Increment)
 		}
-		s.changed.Broadcast()
+		c.changed.Broadcast()
 	case *http2.PingFrame:
 		if f.IsAck() {
 			return nil
 		}
-		s.writing.Lock()
-		defer s.writing.Unlock()
-		return s.frames.WritePing(true, f.Data)
+		c.writing.Lock()
+		defer c.writing.Unlock()
+		return c.frames.WritePing(true, f.Data)
 	case *http2.MetaHeadersFrame:
 		if f.StreamEnded() {
 			return trailers(f)
@@ -229,20 +229,20 @@ func (s *stream) handle(f http2.Frame) error {
 	return nil
 }
 
-func (s *stream) settings(f *http2.SettingsFrame) error {
+func (c *call) settings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
 		return nil
 	}
 	if window, ok := f.Value(http2.SettingInitialWindowSize); ok {
-		s.mu.Lock()
-		s.streamWindow += int64(window) - s.initialWindow
-		s.initialWindow = int64(window)
-		s.changed.Broadcast()
-		s.mu.Unlock()
+		c.mu.Lock()
+		c.streamWindow += int64(window) - c.initialWindow
+		c.initialWindow = int64(window)
+		c.changed.Broadcast()
+		c.mu.Unlock()
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	return s.frames.WriteSettingsAck()
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.frames.WriteSettingsAck()
 }
 
 func trailers(f *http2.MetaHeadersFrame) error {

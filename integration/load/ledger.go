@@ -16,7 +16,8 @@ type Ledger struct {
 	Missing, Repeated uint64
 	// Foreign counts envelopes of another source than Only.
 	Foreign uint64
-	Latency Histogram
+	// Latency of everything received; nil before the first.
+	Latency *Histogram
 	// Only is the number of the one source that should come, or AnySource.
 	Only int
 	// Seen, when not nil, remembers every envelope.
@@ -62,6 +63,9 @@ func (l *Ledger) Add(records []byte, now time.Time) {
 		sent    int64
 		run     uint64 // how many in a row did
 	)
+	if l.Latency == nil {
+		l.Latency = new(Histogram)
+	}
 	for len(records) > 0 {
 		env, rest := firstRecord(records)
 		records = rest

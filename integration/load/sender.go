@@ -70,7 +70,7 @@ func (s *Sender) Run(ctx context.Context, r Run) (Sent, error) {
 	if r.Batch == 0 {
 		method = loggregatorv2.Ingress_Sender_FullMethodName
 	}
-	out, err := openStream(context.WithoutCancel(ctx), r.Addr, method, r.TLS)
+	out, err := openCall(context.WithoutCancel(ctx), r.Addr, method, r.TLS)
 	if err != nil {
 		return sent, err
 	}
@@ -85,7 +85,7 @@ func (s *Sender) Run(ctx context.Context, r Run) (Sent, error) {
 	return sent, nil
 }
 
-func (s *Sender) push(ctx context.Context, out *stream, all []*template, r Run, sent *Sent) error {
+func (s *Sender) push(ctx context.Context, out *call, all []*template, r Run, sent *Sent) error {
 	start := time.Now()
 	for turn := 0; ; turn++ {
 		t := all[turn%len(all)]
