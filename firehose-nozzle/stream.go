@@ -1,0 +1,234 @@
+package nozzle
+
+import (
+	"context"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// Stream is one reader of a subscription or of a source. It keeps itself
+// connected until it is closed or until an error that no other dial would
+// mend.
+//
+// Recv is for one goroutine at a time. All other methods, and those of its
+// batches, may be called concurrently with it and with each other.
+type Stream struct {
+	// static
+	cfg    Config
+	addr   *url.URL
+	passes bool // nobody waits for an ack: a tail, or AutoAck
+	cancel context.CancelFunc
+	items  chan item     // from the reader to Recv; never closed
+	acks   chan struct{} // says that there is something to flush; never closed
+	quit   chan struct{} // closed by Close
+	ended  chan struct{} // closed by run when the stream is over
+	done   chan struct{} // closed when both goroutines have returned
+	err    error         // why it is over; set before ended is closed
+
+	// owned by Recv
+	last *Batch // what passes is consumed when Recv is called again
+
+	closing  sync.Once
+	closeErr error // set by closing
+	sending  sync.Mutex
+
+	// guarded by mu
+	mu      sync.Mutex
+	place   *place // of what is acked
+	read    *place // of what is received, if passes
+	pending []pendingAck
+	conn    *stream.Conn // nil while there is none
+	status  Status
+}
+
+// item is a message for Recv.
+type item struct {
+	link  int // number of the connection
+	batch *Batch
+	fins  []*streampb.Fin
+}
+
+// Status is a snapshot of a stream, for health checks and metrics.
+type Status struct {
+	// Connected says whether there is a connection whose server has said
+	// hello, and Since since when that is so or not.
+	Connected bool
+	Since     time.Time
+	// Server is the name of the Traffic Controller that said hello last.
+	Server string
+	// Connects counts the connections that came about.
+	Connects uint64
+	// LastMessage is when anything was received last.
+	LastMessage time.Time
+	// Heartbeat is the last one of the server; nil before the first. Read
+	// only.
+	Heartbeat *streampb.Heartbeat
+	// Unacked is the number of batches that Recv has returned and that are
+	// not acked.
+	Unacked int
+}
+
+// Open joins a subscription. It returns at once; connecting is done behind
+// Recv, and the stream must be closed in the end. The error is an *Error with
+// CodeInvalidArgument that names everything that is wrong with cfg.
+//
+// ctx is the life of the stream: when it ends, that is a Close.
+func Open(ctx context.Context, cfg Config) (*Stream, error) { return open(ctx, cfg, false) }
+
+// Tail follows one source, from now on or from where cfg says. It is like
+// Open otherwise. A tail has no acks: Batch.Ack only says that Cursor may move
+// on, and so does the next Recv.
+func Tail(ctx context.Context, cfg Config) (*Stream, error) { return open(ctx, cfg, true) }
+
+func open(ctx context.Context, cfg Config, tail bool) (*Stream, error) {
+	addr, err := cfg.validate(tail)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stream{
+		cfg: cfg, addr: addr, passes: tail || cfg.AutoAck,
+		items: make(chan item), acks: make(chan struct{}, 1),
+		quit: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		status: Status{Since: time.Now()},
+	}
+	cursor, err := decodeCursor(cfg.Cursor)
+	if err != nil {
+		return nil, &Error{Code: CodeInvalidArgument, Err: err} // validate has seen it
+	}
+	s.place = newPlace(cursor, tail)
+	if s.passes {
+		s.read = newPlace(cursor, tail)
+	}
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	go s.live(ctx, life)
+	return s, nil
+}
+
+// live runs the stream's two goroutines. The end of parent closes the stream,
+// that of ctx is the end.
+func (s *Stream) live(parent, ctx context.Context) {
+	defer close(s.done)
+	// Who calls Close as well gets its error.
+	defer context.AfterFunc(parent, func() { _ = s.Close() })()
+	var acker sync.WaitGroup
+	acker.Go(func() { s.sendAcks(ctx) })
+	s.err = s.run(ctx)
+	close(s.ended)
+	s.cancel()
+	acker.Wait()
+}
+
+// Recv returns the next batch. It blocks until there is one, ctx ends, whose
+// error it then returns and which leaves the stream as it was, or the stream
+// is over: then it returns the same *Error every time.
+func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if s.quitting() {
+		<-s.ended
+		return nil, s.err
+	}
+	if s.last != nil {
+		s.consumed(s.last)
+		s.last = nil
+	}
+	for {
+		select {
+		case it := <-s.items:
+			if b := s.take(it); b != nil {
+				return b, nil
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.quit:
+			<-s.ended
+			return nil, s.err
+		case <-s.ended:
+			return nil, s.err
+		}
+	}
+}
+
+// take makes a received item the caller's.
+func (s *Stream) take(it item) *Batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := it.batch
+	has := len(b.Envelopes) > 0 || len(b.Gaps) > 0
+	if b.Position != nil {
+		b.mark = s.place.at(b.Position, it.link, has)
+	}
+	for _, f := range it.fins {
+		s.place.finish(f.GetDoppler(), f.GetEpoch())
+	}
+	if !has {
+		return nil
+	}
+	s.status.Unacked++
+	if s.passes {
+		s.last = b
+	}
+	return b
+}
+
+// Cursor returns where to continue after everything that is acked, for
+// Config.Cursor of a later stream with the same selectors. With AutoAck, and
+// on a tail, a batch counts as acked when Recv is called again. It is opaque,
+// safe in URLs and files, grants no rights, and is empty as long as nothing is
+// known.
+func (s *Stream) Cursor() string {
+	s.mu.Lock()
+	c := s.place.cursor()
+	s.mu.Unlock()
+	return encodeCursor(c)
+}
+
+// encodeCursor and decodeCursor let the empty string stand for no place.
+func encodeCursor(c *streampb.Cursor) string {
+	if len(c.GetEntries()) == 0 {
+		return ""
+	}
+	return stream.EncodeCursor(c)
+}
+
+func decodeCursor(s string) (*streampb.Cursor, error) {
+	if s == "" {
+		return &streampb.Cursor{}, nil
+	}
+	return stream.DecodeCursor(s)
+}
+
+// Status returns a snapshot.
+func (s *Stream) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Close tells the server what was acked, says goodbye and waits until nothing
+// of the stream runs any more, which takes at most a few seconds. A waiting
+// Recv returns. The error is an *Error with CodeUnavailable when acks could
+// not be sent any more: what they were for will be delivered again. A second
+// Close waits for the first and returns the same.
+func (s *Stream) Close() error {
+	s.closing.Do(func() {
+		close(s.quit)
+		s.closeErr = s.lastAcks()
+		s.mu.Lock()
+		conn := s.conn
+		s.mu.Unlock()
+		if conn != nil {
+			// The connection ends with it in any case.
+			_ = conn.Close(stream.CloseNormal, "")
+		}
+		s.cancel()
+		<-s.done
+	})
+	return s.closeErr
+}
