@@ -183,14 +183,11 @@ func (s *Server) addGone(g *group) {
 	s.gone.Dropped += a.Dropped
 }
 
-// Refuse makes the server answer new readers with 503.
-func (s *Server) Refuse() { s.draining.Store(true) }
-
 // Drain serves until every reader, lingering groups too, has everything that
-// was appended, or ctx ends. Then readers that have it all are told fin, and
-// every connection is closed with "going away". Appends must have ended.
+// was appended, or ctx ends; a reader may still come back for what it left.
+// Then readers that have it all are told fin, and every connection is closed
+// with "going away". Appends must have ended.
 func (s *Server) Drain(ctx context.Context) {
-	s.draining.Store(true)
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for !s.drained() {
@@ -203,6 +200,7 @@ func (s *Server) Drain(ctx context.Context) {
 		}
 		break
 	}
+	s.draining.Store(true)
 	s.finished.Store(true)
 	s.wakeAll()
 	done := make(chan struct{})

@@ -1,0 +1,134 @@
+package doppler
+
+import (
+	"os"
+	"time"
+
+	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/mtls"
+)
+
+// Config is what an operator sets. DefaultConfig returns one that works.
+type Config struct {
+	Name       string // unique among the Dopplers of a platform
+	GRPCAddr   string
+	StreamAddr string
+	AdminAddr  string
+
+	RingBytes     int64
+	RecentLogs    int // per source
+	RecentMetrics int // per source and class
+	RecentBytes   int64
+
+	IngressBytes     int64
+	MaxMessageBytes  int64
+	MaxEnvelopeBytes int64
+	MaxSourceIDBytes int
+
+	Linger            time.Duration
+	WindowBytes       int64
+	AckTimeout        time.Duration
+	StuckTimeout      time.Duration
+	Heartbeat         time.Duration
+	MaxWatches        int
+	MaxSubscriptions  int
+	SocketBufferBytes int64
+
+	DrainGrace     time.Duration
+	MetricInterval time.Duration // of self-metrics in the Firehose; 0 for none
+
+	TLS mtls.Files // gRPC and stream listener; empty for plaintext
+}
+
+// DefaultConfig returns the defaults that the flags show.
+func DefaultConfig() *Config {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "doppler"
+	}
+	return &Config{
+		Name: name, GRPCAddr: ":8082", StreamAddr: ":8083", AdminAddr: "127.0.0.1:9082",
+		RingBytes:  max(daemon.MemoryLimit()/4, ring.DefaultBytes),
+		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
+		IngressBytes: 64 << 20, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
+		Linger: 2 * time.Minute, WindowBytes: 256 << 10, AckTimeout: 30 * time.Second,
+		StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
+		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
+		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,
+	}
+}
+
+// Flags declares every setting.
+func (c *Config) Flags(f *daemon.Flags) {
+	f.Group("Node")
+	f.String(&c.Name, "name", "`name` of this Doppler, unique on the platform; part of every envelope's identity")
+	f.String(&c.GRPCAddr, "grpc-addr", "`address` of the gRPC listener for producers")
+	f.String(&c.StreamAddr, "stream-addr", "`address` of the WebSocket listener for Traffic Controllers")
+	f.String(&c.AdminAddr, "admin-addr", "`address` of metrics, health, pprof and views")
+	f.Duration(&c.DrainGrace, "drain-grace", "how long readers may take what is left after SIGTERM")
+	f.Duration(&c.MetricInterval, "metric-interval", "how often the Doppler's own metrics are emitted; 0 for never")
+	f.Group("Memory")
+	f.Bytes(&c.RingBytes, "ring-bytes", "`size` of the ring, index included; default a quarter of the memory limit")
+	f.Bytes(&c.RecentBytes, "recent-bytes", "`size` of the recent store of all sources together")
+	f.Int(&c.RecentLogs, "recent-logs", "newest logs kept per source beyond the ring")
+	f.Int(&c.RecentMetrics, "recent-metrics", "newest envelopes kept per source of each other class")
+	f.Bytes(&c.IngressBytes, "ingress-bytes", "`size` of what is received and not yet appended")
+	f.Bytes(&c.SocketBufferBytes, "socket-buffer-bytes", "`size` of each connection's kernel buffers, per direction")
+	f.Group("Limits of input")
+	f.Bytes(&c.MaxMessageBytes, "max-message-bytes", "largest gRPC message")
+	f.Bytes(&c.MaxEnvelopeBytes, "max-envelope-bytes", "largest envelope")
+	f.Int(&c.MaxSourceIDBytes, "max-source-id-bytes", "longest source id")
+	f.Group("Readers")
+	f.Duration(&c.Linger, "linger", "how long a subscription without members keeps its place")
+	f.Bytes(&c.WindowBytes, "window-bytes", "`size` of what is on its way to one Firehose client")
+	f.Duration(&c.AckTimeout, "ack-timeout", "after so long without progress envelopes are handed to another member")
+	f.Duration(&c.StuckTimeout, "stuck-timeout", "a connection that takes nothing for so long is closed")
+	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a connection")
+	f.Int(&c.MaxWatches, "max-watches", "watched sources per tail link")
+	f.Int(&c.MaxSubscriptions, "max-subscriptions", "connections of readers")
+	f.Group("TLS")
+	f.String(&c.TLS.Cert, "tls-cert", "`file` with the certificate of both listeners; clients must show one too")
+	f.String(&c.TLS.Key, "tls-key", "`file` with its key")
+	f.String(&c.TLS.CA, "tls-ca", "`file` with the authority that clients' certificates are signed by")
+}
+
+// maxMessageLimit is what any agent can send.
+const maxMessageLimit = 64 << 20
+
+// Validate returns all faults at once, each naming the flag and the limit.
+func (c *Config) Validate() error {
+	f := &daemon.Faults{}
+	if c.Name == "" || len(c.Name) > 128 {
+		f.Addf("name", c.Name, "has to have 1 to 128 bytes")
+	}
+	f.Address("grpc-addr", c.GRPCAddr)
+	f.Address("stream-addr", c.StreamAddr)
+	f.Address("admin-addr", c.AdminAddr)
+	f.BytesBetween("ring-bytes", c.RingBytes, ring.MinBytes, 1<<42)
+	f.BytesBetween("recent-bytes", c.RecentBytes, 1<<20, 1<<42)
+	daemon.Between(f, "recent-logs", c.RecentLogs, 0, 1_000_000)
+	daemon.Between(f, "recent-metrics", c.RecentMetrics, 0, 1_000_000)
+	f.BytesBetween("ingress-bytes", c.IngressBytes, ingress.MinBytes, 1<<40)
+	f.BytesBetween("max-message-bytes", c.MaxMessageBytes, 64<<10, maxMessageLimit)
+	f.BytesBetween("max-envelope-bytes", c.MaxEnvelopeBytes, 1<<10, c.MaxMessageBytes)
+	if c.MaxEnvelopeBytes > c.RingBytes/8 {
+		f.Addf("max-envelope-bytes", daemon.FormatBytes(c.MaxEnvelopeBytes), "may be at most an eighth of --ring-bytes (%s)", daemon.FormatBytes(c.RingBytes))
+	}
+	daemon.Between(f, "max-source-id-bytes", c.MaxSourceIDBytes, 36, 4096)
+	daemon.Between(f, "linger", c.Linger, 0, 24*time.Hour)
+	f.BytesBetween("window-bytes", c.WindowBytes, 64<<10, 64<<20)
+	daemon.Between(f, "ack-timeout", c.AckTimeout, time.Second, time.Hour)
+	daemon.Between(f, "stuck-timeout", c.StuckTimeout, time.Second, time.Hour)
+	daemon.Between(f, "heartbeat", c.Heartbeat, 100*time.Millisecond, time.Minute)
+	daemon.Between(f, "max-watches", c.MaxWatches, 1, 10_000_000)
+	daemon.Between(f, "max-subscriptions", c.MaxSubscriptions, 1, 1_000_000)
+	f.BytesBetween("socket-buffer-bytes", c.SocketBufferBytes, 4<<10, 64<<20)
+	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
+	daemon.Between(f, "metric-interval", c.MetricInterval, 0, time.Hour)
+	if !c.TLS.Empty() && !c.TLS.Complete() {
+		f.Addf("tls-cert", c.TLS.Cert, "--tls-cert, --tls-key and --tls-ca go together")
+	}
+	return f.Err()
+}

@@ -1,0 +1,210 @@
+// Package doppler is the node that takes envelopes in over gRPC, holds the
+// newest in memory, and streams them to Traffic Controllers.
+//
+// New binds the ports, Run serves until its context ends and then drains.
+package doppler
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/doppler/internal/egress"
+	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/mtls"
+)
+
+// Doppler is one node. Its methods may be called concurrently.
+type Doppler struct {
+	// static after New
+	cfg      Config
+	log      *slog.Logger
+	epoch    uint64
+	ring     *ring.Ring
+	recent   egress.Recent
+	egress   *egress.Server
+	ingress  *ingress.Server
+	registry *prometheus.Registry
+
+	grpc, stream, admin net.Listener
+	streamTLS           *tls.Config
+
+	draining atomic.Bool
+}
+
+// New makes a Doppler and binds its ports. Run or Close has to follow. The
+// error names the setting or address at fault.
+func New(cfg Config, log *slog.Logger) (*Doppler, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Doppler{cfg: cfg, log: log, epoch: uint64(time.Now().UnixNano()), registry: daemon.NewRegistry()}
+	if err := d.build(); err != nil {
+		return nil, err
+	}
+	if err := d.bind(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	d.registry.MustRegister(newCollector(d))
+	return d, nil
+}
+
+func (d *Doppler) build() error {
+	cfg := d.cfg
+	if !cfg.TLS.Empty() {
+		files := cfg.TLS
+		files.Log = d.log
+		var err error
+		if d.streamTLS, err = mtls.Server(files); err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+	}
+	d.recent = noRecent{}
+	var err error
+	d.ring, err = ring.New(ring.Config{
+		Bytes: cfg.RingBytes,
+		OnEvict: func(e ring.Evicted) {
+			_ = e
+		},
+		BeforeEvict: func(c ring.Chunk) { d.egress.BeforeEvict(c) },
+	})
+	if err != nil {
+		return fmt.Errorf("ring: %w", err)
+	}
+	d.egress = egress.New(d.ring, d.recent, egress.Config{
+		Doppler: cfg.Name, Epoch: d.epoch, Linger: cfg.Linger, WindowBytes: int(cfg.WindowBytes),
+		AckTimeout: cfg.AckTimeout, StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat,
+		MaxWatches: cfg.MaxWatches, MaxSubscriptions: cfg.MaxSubscriptions, SocketBuffer: int(cfg.SocketBufferBytes),
+	}, d.log, d.counters)
+	var grpcTLS *tls.Config
+	if d.streamTLS != nil {
+		grpcTLS = d.streamTLS.Clone()
+	}
+	d.ingress, err = ingress.New(ingress.Config{
+		MaxMessage: int(cfg.MaxMessageBytes), Bytes: cfg.IngressBytes,
+		Limits:    envelope.Limits{MaxEnvelope: int(cfg.MaxEnvelopeBytes), MaxSourceID: cfg.MaxSourceIDBytes},
+		DrainWait: min(time.Second, cfg.DrainGrace+100*time.Millisecond), TLS: grpcTLS, Log: d.log,
+	}, d.ring)
+	if err != nil {
+		return fmt.Errorf("ingress: %w", err)
+	}
+	return nil
+}
+
+func (d *Doppler) bind() (err error) {
+	if d.grpc, err = daemon.Listen(d.cfg.GRPCAddr, 0); err != nil {
+		return fmt.Errorf("grpc-addr: %w", err)
+	}
+	if d.stream, err = daemon.Listen(d.cfg.StreamAddr, 0); err != nil {
+		return fmt.Errorf("stream-addr: %w", err)
+	}
+	if d.admin, err = daemon.Listen(d.cfg.AdminAddr, 0); err != nil {
+		return fmt.Errorf("admin-addr: %w", err)
+	}
+	return nil
+}
+
+// Close gives up a Doppler that is not going to Run.
+func (d *Doppler) Close() {
+	for _, l := range []net.Listener{d.grpc, d.stream, d.admin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	d.ring.Close()
+}
+
+// GRPCAddr is where producers connect to.
+func (d *Doppler) GRPCAddr() string { return d.grpc.Addr().String() }
+
+// StreamAddr is where Traffic Controllers connect to.
+func (d *Doppler) StreamAddr() string { return d.stream.Addr().String() }
+
+// AdminAddr serves metrics, health and views.
+func (d *Doppler) AdminAddr() string { return d.admin.Addr().String() }
+
+// Name is the Doppler's name.
+func (d *Doppler) Name() string { return d.cfg.Name }
+
+// Run serves until ctx ends. Then it refuses producers, serves its readers to
+// the end of the ring or for --drain-grace, tells them fin, and returns.
+func (d *Doppler) Run(ctx context.Context) error {
+	defer d.ring.Close()
+	d.log.Info("listening", "grpc", d.GRPCAddr(), "stream", d.StreamAddr(), "admin", d.AdminAddr(),
+		"name", d.cfg.Name, "epoch", d.epoch, "tls", d.streamTLS != nil, "ring_bytes", d.cfg.RingBytes)
+	stop := context.AfterFunc(ctx, func() { d.draining.Store(true) })
+	defer stop()
+	streams := daemon.NewHTTPServer(d.streamHandler(), d.log)
+	listener := d.stream
+	if d.streamTLS != nil {
+		streams.TLSConfig = d.streamTLS
+		// WebSocket needs HTTP/1.1: it is all that is offered.
+		cfg := d.streamTLS.Clone()
+		cfg.NextProtos = []string{"http/1.1"}
+		listener = tls.NewListener(d.stream, cfg)
+	}
+	admin := daemon.Admin{
+		Metrics: d.registry, Ready: d.Ready,
+		Subscriptions: http.HandlerFunc(d.egress.ServeSubscriptions), Sources: http.HandlerFunc(d.egress.ServeSources),
+	}
+	g := &daemon.Group{}
+	g.Add("admin", daemon.ServeHTTP(daemon.NewHTTPServer(admin.Handler(), d.log), d.admin, time.Second))
+	g.Add("stream", daemon.ServeHTTP(streams, listener, time.Second))
+	g.Add("egress", d.runEgress)
+	g.Add("metrics", d.emitMetrics)
+	g.Add("ingress", func(ctx context.Context) error { return d.ingress.Run(ctx, d.grpc) })
+	err := g.Run(ctx)
+	d.log.Info("stopped", "envelopes", d.ring.Head())
+	return err
+}
+
+// runEgress serves readers and, when ctx ends, drains them.
+func (d *Doppler) runEgress(ctx context.Context) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- d.egress.Run(inner) }()
+	<-ctx.Done()
+	grace, end := context.WithTimeout(inner, d.cfg.DrainGrace)
+	d.egress.Drain(grace)
+	end()
+	cancel()
+	return <-done
+}
+
+// streamHandler serves the paths of readers, and health for load balancers.
+func (d *Doppler) streamHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v2/", d.egress.Handler())
+	mux.HandleFunc("GET /health", daemon.Health)
+	mux.Handle("GET /ready", daemon.ReadyHandler(d.Ready))
+	return mux
+}
+
+// Ready returns nil unless the Doppler is draining.
+func (d *Doppler) Ready() error {
+	if d.draining.Load() {
+		return fmt.Errorf("draining")
+	}
+	return nil
+}
+
+// counters are the totals in heartbeats.
+func (d *Doppler) counters() (accepted, dropped uint64) {
+	return d.ring.Head(), d.ingress.Stats().Dropped.Total()
+}
+
+type noRecent struct{}
+
+func (noRecent) Read(string, envelope.ClassMask, uint64, uint64, int, [envelope.NumClasses]uint64, func(uint64, envelope.Class, []byte)) {
+}
