@@ -1,0 +1,201 @@
+package stream
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	"nhooyr.io/websocket"
+)
+
+// The benchmarks of one side have a bare descriptor on the other, served by a
+// thread whose CPU time is taken off: cpu-ns/op is what this package costs.
+// Loopback makes the sender's kernel do part of the receiver's work.
+
+const batchSize = 64 << 10
+
+// threadTime and processTime are CPU times, user and system.
+func threadTime() time.Duration  { return cpuTime(1) } // RUSAGE_THREAD
+func processTime() time.Duration { return cpuTime(syscall.RUSAGE_SELF) }
+
+func cpuTime(who int) time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(who, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// besides runs f on a thread of its own and tells how much CPU it took.
+func besides(f func()) (wait func() time.Duration) {
+	took := make(chan time.Duration)
+	go func() {
+		runtime.LockOSThread() // not unlocked: the thread ends with f
+		began := threadTime()
+		f()
+		took <- threadTime() - began
+	}()
+	return func() time.Duration { return <-took }
+}
+
+// accepting serves one WebSocket after the other at a path.
+func accepting(tb testing.TB, o AcceptOptions) (srv *httptest.Server, conns <-chan *Conn) {
+	got := make(chan *Conn, 1)
+	srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Accept(w, r, o)
+		if err != nil {
+			tb.Error(err)
+			return
+		}
+		got <- c
+	}))
+	tb.Cleanup(srv.Close)
+	return srv, got
+}
+
+func BenchmarkWriteFrames(b *testing.B) {
+	for _, bench := range []struct {
+		name   string
+		pieces func() [][]byte
+	}{
+		{"one64KiB", func() [][]byte { return [][]byte{filled(batchSize).Frame()} }},
+		{"header+meta+4pieces64KiB", func() [][]byte {
+			body := make([]byte, batchSize)
+			return [][]byte{AppendFrameHeader(nil, len(body)), body[:60], body[60:10000], body[10000:20000], body[20000:40000], body[40000:]}
+		}},
+		{"128x500B", func() [][]byte {
+			var list [][]byte
+			for range 128 {
+				list = append(list, filled(500).Frame())
+			}
+			return list
+		}},
+		{"one500B", func() [][]byte { return [][]byte{filled(500).Frame()} }},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			srv, conns := accepting(b, AcceptOptions{})
+			fd, err := bareClient(srv.Listener.Addr().(*net.TCPAddr).Port)
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := <-conns
+			pieces := bench.pieces()
+			wait := besides(func() {
+				p := make([]byte, 256<<10)
+				for {
+					if n, _ := syscall.Read(fd, p); n <= 0 {
+						return
+					}
+				}
+			})
+			b.ReportAllocs()
+			began := processTime()
+			for b.Loop() {
+				if err := c.WriteFrames(pieces, nil, time.Minute); err != nil {
+					b.Fatal(err)
+				}
+			}
+			c.CloseNow()
+			peer := wait()
+			b.ReportMetric(float64(processTime()-began-peer)/float64(b.N), "cpu-ns/op")
+			_ = syscall.Close(fd)
+		})
+	}
+}
+
+func filled(size int) *Buffer {
+	b := NewBuffer(size)
+	for i := range b.Bytes() {
+		b.Bytes()[i] = byte(i)
+	}
+	return b
+}
+
+func BenchmarkRead(b *testing.B) {
+	for _, size := range []int{batchSize, 500} {
+		name := map[int]string{batchSize: "64KiB", 500: "500B"}[size]
+		b.Run("own/"+name, func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			benchmarkRead(b, size, func(url string) func() error {
+				c, err := Dial(ctx, url, DialOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(c.CloseNow)
+				return func() error {
+					m, err := c.Read(ctx)
+					if err == nil {
+						m.Release()
+					}
+					return err
+				}
+			})
+		})
+		b.Run("library/"+name, func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			benchmarkRead(b, size, func(url string) func() error {
+				c, _, err := websocket.Dial(ctx, url, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				c.SetReadLimit(-1)
+				b.Cleanup(func() { _ = c.CloseNow() })
+				p := make([]byte, size)
+				return func() error {
+					_, r, err := c.Reader(ctx)
+					for err == nil {
+						_, err = r.Read(p)
+					}
+					if err.Error() == "EOF" {
+						return nil
+					}
+					return err
+				}
+			})
+		})
+	}
+}
+
+func benchmarkRead(b *testing.B, size int, dial func(url string) (read func() error)) {
+	srv, conns := accepting(b, AcceptOptions{})
+	read := dial(srv.URL)
+	c := <-conns
+	f, err := c.tcp.File()
+	if err != nil {
+		b.Fatal(err)
+	}
+	fd := int(f.Fd()) // blocking from here on
+	var stream []byte
+	for len(stream) < 256<<10 {
+		stream = append(stream, filled(size).Frame()...)
+	}
+	wait := besides(func() {
+		for rest := stream; ; {
+			n, err := syscall.Write(fd, rest) // signals make it short
+			if err != nil {
+				return
+			}
+			if rest = rest[n:]; len(rest) == 0 {
+				rest = stream
+			}
+		}
+	})
+	b.ReportAllocs()
+	began := processTime()
+	for b.Loop() {
+		if err := read(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	used := processTime() - began
+	_ = syscall.Shutdown(fd, syscall.SHUT_RDWR)
+	b.ReportMetric(float64(used)/float64(b.N), "both-ns/op")
+	b.ReportMetric(float64(used-wait())/float64(b.N), "cpu-ns/op")
+	_ = f.Close()
+	c.CloseNow()
+}
