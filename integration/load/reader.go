@@ -263,6 +263,21 @@ func (r *Reader) hold(ctx context.Context) error {
 	}
 }
 
+// Latency is a copy of the latencies so far, nil if there are none, which begin
+// anew if reset is set.
+func (r *Reader) Latency(reset bool) *Histogram {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.account.Latency == nil {
+		return nil
+	}
+	latency := *r.account.Latency
+	if reset {
+		r.account.Latency = nil
+	}
+	return &latency
+}
+
 // Account is a copy of the account so far. Seen and the latencies are shared
 // with it: they may be read once the reader has ended.
 func (r *Reader) Account() Account {

@@ -59,7 +59,7 @@ const finishTimeout = 30 * time.Second
 // known then.
 func (s *Sender) Run(ctx context.Context, r Run) (Sent, error) {
 	var sent Sent
-	if missing := r.Sources - len(s.next); missing > 0 {
+	if missing := r.First + r.Sources - len(s.next); missing > 0 {
 		s.next = append(s.next, make([]uint64, missing)...)
 	}
 	all, err := templates(r.Plan, s.number)

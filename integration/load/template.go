@@ -28,8 +28,8 @@ const (
 // Plan is what one run sends.
 type Plan struct {
 	Shape Shape
-	// Sources is how many sources take turns, from number 0 on.
-	Sources int
+	// Sources is how many sources take turns, from number First on.
+	First, Sources int
 	// Batch is the number of envelopes per message; 0 sends single envelopes
 	// to the method Sender instead.
 	Batch int
@@ -117,7 +117,7 @@ func (b *builder) fill(first, n int) error {
 	var envs [][]byte
 	var record []byte
 	for i := range n {
-		env, s, err := b.envelope((first + i) % b.plan.Sources)
+		env, s, err := b.envelope(b.plan.First + (first+i)%b.plan.Sources)
 		if err != nil {
 			return err
 		}
