@@ -98,6 +98,9 @@ const (
 	// DopplerLeft: a Doppler has said that nothing more comes from it, and
 	// all it had has been received.
 	DopplerLeft
+	// Live: a Tail has received all it asked for of the past; what follows is
+	// new. It comes once per connection that asked.
+	Live
 )
 
 // String returns the name of the kind.
@@ -109,6 +112,8 @@ func (k NoticeKind) String() string {
 		return "disconnected"
 	case DopplerLeft:
 		return "Doppler left"
+	case Live:
+		return "live"
 	}
 	return fmt.Sprintf("notice(%d)", int(k))
 }

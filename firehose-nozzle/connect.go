@@ -242,14 +242,16 @@ func (l *link) message(buf *stream.Buffer) error {
 		it.batch.Release()
 		return err
 	}
-	if it.batch.Position == nil && len(it.fins) == 0 && len(it.batch.Gaps) == 0 {
-		return nil
+	if it.batch.Position != nil || len(it.fins) > 0 || len(it.batch.Gaps) > 0 {
+		select {
+		case l.items <- it:
+		case <-l.quit:
+			it.batch.Release()
+			return errClosed
+		}
 	}
-	select {
-	case l.items <- it:
-	case <-l.quit:
-		it.batch.Release()
-		return errClosed
+	if len(m.GetWatching()) > 0 {
+		l.notify(Notice{Kind: Live})
 	}
 	for _, f := range it.fins {
 		l.notify(Notice{Kind: DopplerLeft, Doppler: f.GetDoppler()})
