@@ -85,6 +85,9 @@ func (s *Server) join(m *member, q firehoseQuery) {
 		}, start)
 		g.countsNames = g.state.CountsNames()
 		s.groups[key] = g
+		if g.countsNames {
+			s.listCounting()
+		}
 	}
 	g.mu.Lock()
 	m.group = g

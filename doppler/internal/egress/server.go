@@ -64,6 +64,7 @@ type Server struct {
 	sessions sync.WaitGroup
 	draining atomic.Bool
 	finished atomic.Bool // drained: sessions say fin when they are done
+	counting atomic.Pointer[[]*group]
 
 	// guarded by mu
 	mu        sync.Mutex
@@ -88,19 +89,25 @@ func New(log *ring.Ring, recent Recent, cfg Config, logger *slog.Logger, counter
 	}
 }
 
-// BeforeEvict has to be the ring's hook of that name.
+// BeforeEvict has to be the ring's hook of that name. It takes no lock that is
+// held while the ring is called.
 func (s *Server) BeforeEvict(c ring.Chunk) {
-	s.mu.Lock()
-	var counting []*group
-	for _, g := range s.groups {
-		if g.countsNames {
-			counting = append(counting, g)
+	if list := s.counting.Load(); list != nil {
+		for _, g := range *list {
+			g.state.BeforeEvict(c)
 		}
 	}
-	s.mu.Unlock()
-	for _, g := range counting {
-		g.state.BeforeEvict(c)
+}
+
+// listCounting publishes the groups that count what is evicted. mu is held.
+func (s *Server) listCounting() {
+	var list []*group
+	for _, g := range s.groups {
+		if g.countsNames {
+			list = append(list, g)
+		}
 	}
+	s.counting.Store(&list)
 }
 
 // Handler serves the paths of api/stream.
@@ -169,6 +176,9 @@ func (s *Server) expire(now time.Time) {
 		if g.expire(now, s.cfg.Linger) {
 			s.addGone(g)
 			delete(s.groups, key)
+			if g.countsNames {
+				s.listCounting()
+			}
 		}
 	}
 }
