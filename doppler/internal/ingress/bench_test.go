@@ -1,0 +1,175 @@
+package ingress
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
+)
+
+// countAppender counts envelopes and lets go of them.
+type countAppender struct{ n atomic.Uint64 }
+
+func (c *countAppender) Append(_ []byte, recs []envelope.Record) uint64 {
+	return c.n.Add(uint64(len(recs)))
+}
+
+// The load comes from a process of its own, so that the CPU time of this one
+// is the server's alone: cpu-ns/env is what an envelope costs here, wall time
+// says little.
+func BenchmarkIngress(b *testing.B) {
+	for _, bench := range []struct {
+		name           string
+		batch, streams int
+	}{{"batch100", 100, 4}, {"batch10", 10, 4}, {"single", 1, 4}, {"single64", 1, 64}} {
+		b.Run(bench.name, func(b *testing.B) { benchmark(b, bench.batch, bench.streams) })
+	}
+}
+
+func benchmark(b *testing.B, batch, streams int) {
+	var sink countAppender
+	server, err := New(testConfig(), &sink)
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	result := make(chan error, 1)
+	go func() { result <- server.Run(ctx, l) }()
+	load := exec.Command(os.Args[0])
+	load.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", loadVariable, l.Addr(), batch, streams))
+	load.Stderr = os.Stderr
+	stdin, err := load.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := load.Start(); err != nil {
+		b.Fatal(err)
+	}
+	for sink.n.Load() < 1000 {
+		time.Sleep(time.Millisecond)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	from, before := sink.n.Load(), cpuTime(b)
+	for sink.n.Load()-from < uint64(b.N) {
+		time.Sleep(time.Millisecond)
+	}
+	got, used := sink.n.Load()-from, cpuTime(b)-before
+	b.StopTimer()
+	b.ReportMetric(float64(used)/float64(got), "cpu-ns/env")
+	b.ReportMetric(float64(got)/b.Elapsed().Seconds(), "env/s")
+	_ = stdin.Close()
+	_ = load.Wait()
+	cancel()
+	if err := <-result; err != nil {
+		b.Fatal(err)
+	}
+}
+
+func cpuTime(tb testing.TB) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+const loadVariable = "INGRESS_BENCHMARK_LOAD"
+
+// rawCodec sends bytes as they are.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+func (rawCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+var _ encoding.CodecV2 = rawCodec{}
+
+// runLoad is the other process: it sends until standard input is closed.
+func runLoad(spec string) error {
+	fields := strings.Fields(spec)
+	batch, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return err
+	}
+	streams, err := strconv.Atoi(fields[2])
+	if err != nil {
+		return err
+	}
+	messages := referenceMessages(batch)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		_, _ = bufio.NewReader(os.Stdin).ReadByte()
+		cancel()
+	}()
+	var running sync.WaitGroup
+	for i := range streams {
+		running.Go(func() { send(ctx, fields[0], batch == 1, messages, i) })
+	}
+	running.Wait()
+	return nil
+}
+
+func send(ctx context.Context, addr string, single bool, messages [][]byte, from int) {
+	client, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})), grpc.WithInitialWindowSize(64<<10))
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	method := "/loggregator.v2.Ingress/BatchSender"
+	if single {
+		method = "/loggregator.v2.Ingress/Sender"
+	}
+	stream, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)
+	if err != nil {
+		return
+	}
+	for i := from; stream.SendMsg(messages[i%len(messages)]) == nil; i++ {
+	}
+}
+
+// referenceMessages makes messages of reference envelopes from 1,000 sources.
+func referenceMessages(batch int) [][]byte {
+	messages := make([][]byte, 200)
+	seq := uint64(0)
+	for i := range messages {
+		for range batch {
+			stamp, err := envelopetest.NewStamp(fmt.Sprintf("f47ac10b-58cc-4372-a567-0e02b2c3d%03d", seq%1000))
+			if err != nil {
+				return nil
+			}
+			if batch == 1 {
+				messages[i] = stamp.Append(messages[i], seq, time.Unix(1_700_000_000, 0))
+			} else {
+				messages[i] = stamp.AppendRecord(messages[i], seq, time.Unix(1_700_000_000, 0))
+			}
+			seq++
+		}
+	}
+	return messages
+}

@@ -1,0 +1,347 @@
+// Package ingress takes envelopes in: the gRPC service loggregator.v2.Ingress.
+//
+// Messages are never decoded. A codec hands over their bytes, one pass finds
+// and checks the envelopes in them, and an Appender copies those. What is
+// malformed or over a limit is dropped and counted; its neighbours are kept
+// and the stream lives on.
+//
+// # What bounds memory
+//
+// Config.Bytes is spent in two halves. One pays for streams, streamCost each:
+// a window of 64 KiB that may be sent and not taken yet, and what gRPC needs
+// for a stream and its connection. A stream for which nothing is left is
+// refused, and so is a connection. The other half pays for the buffers of
+// frames above 1 KiB: while it is used up, connections are not read on (see
+// pool), so TCP holds the producers back. It is larger than all windows
+// together, so it only comes to that with messages larger than the window, of
+// which gRPC lets each stream send one. The kernel's buffers hold no more than
+// connWindow per connection. Outside the budget are frames smaller than 56
+// bytes, which may cost twice what they hold, and one workspace per CPU, which
+// grows to the largest message seen and shrinks again.
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+)
+
+// Appender takes envelopes for good.
+type Appender interface {
+	// Append copies the envelopes that recs index out of msg; both are the
+	// caller's again when it returns. It is called concurrently and must not
+	// wait for readers. The result, the first envelope's offset, is not used.
+	Append(msg []byte, recs []envelope.Record) uint64
+}
+
+// Config is what New needs. Every field but TLS and Log must be set.
+type Config struct {
+	// MaxMessage is the largest gRPC message, in bytes. A larger one ends its
+	// stream with RESOURCE_EXHAUSTED.
+	MaxMessage int
+	// Bytes is the memory for what has been received and not yet taken; see
+	// the package comment.
+	Bytes int64
+	// Limits are those of envelopes.
+	Limits envelope.Limits
+	// DrainWait is how long Run waits for producers to pause when it ends.
+	DrainWait time.Duration
+	// TLS, if set, makes the listener speak it.
+	TLS *tls.Config
+	// Log hears about refused streams. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+const (
+	// window is how much of a stream may have been sent and not been taken. It
+	// is the least that gRPC allows.
+	window = 64 << 10
+	// connWindow is the same for a connection, but renewed as bytes arrive: it
+	// bounds what lies in the kernel's buffers.
+	connWindow = 256 << 10
+	// Per connection. Only window updates and the like are written.
+	readBuffer  = 32 << 10
+	writeBuffer = 4 << 10
+	// streamCost is what a stream costs at most, with a connection of its own.
+	streamCost = window + readBuffer + 16<<10
+	// bufferPatience is how long a connection waits for room in the pool
+	// while no room is made at all.
+	bufferPatience = 100 * time.Millisecond
+	// A draining server looks this often at every stream, and takes one on
+	// which nothing happened so many times for pausing. A busy machine may be
+	// slow to wake a stream that has something to take.
+	quietPoll  = 10 * time.Millisecond
+	quietPolls = 5
+	// lastWait bounds what is left to do when streams have ended.
+	lastWait = time.Second
+	// MinBytes is the least Config.Bytes: room for 8 streams.
+	MinBytes = 16 * streamCost
+)
+
+// Server is the gRPC server of a Doppler. Its methods may be called
+// concurrently.
+type Server struct {
+	// static
+	cfg        Config
+	to         Appender
+	log        *slog.Logger
+	grpc       *grpc.Server
+	pool       *pool
+	maxStreams int
+	workspaces chan *workspace
+
+	conns     atomic.Int64
+	receivers sync.WaitGroup
+
+	mu       sync.Mutex
+	streams  map[*stream]struct{}
+	past     counters // of streams that are gone
+	opened   uint64
+	refused  uint64
+	draining bool
+}
+
+// New returns a server that appends to to. Other services may be registered
+// on GRPC before Run.
+func New(cfg Config, to Appender) (*Server, error) {
+	if cfg.Bytes < MinBytes {
+		return nil, fmt.Errorf("ingress bytes %d: at least %d are needed", cfg.Bytes, MinBytes)
+	}
+	if cfg.MaxMessage <= 0 {
+		return nil, fmt.Errorf("largest ingress message %d: must be positive", cfg.MaxMessage)
+	}
+	s := &Server{
+		cfg: cfg, to: to, log: cfg.Log,
+		pool:       newPool(cfg.Bytes/2, bufferPatience),
+		maxStreams: int(cfg.Bytes / 2 / streamCost),
+		workspaces: make(chan *workspace, runtime.GOMAXPROCS(0)),
+		streams:    make(map[*stream]struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for range cap(s.workspaces) {
+		s.workspaces <- &workspace{records: make([]envelope.Record, 0, recordsPerAppend)}
+	}
+	s.grpc = grpc.NewServer(s.options()...)
+	s.grpc.RegisterService(s.service(), nil)
+	return s, nil
+}
+
+func (s *Server) options() []grpc.ServerOption {
+	options := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(s.cfg.MaxMessage),
+		// Room beyond our own limit, so that its answer is ours.
+		grpc.MaxConcurrentStreams(uint32(s.maxStreams) + 100),
+		// Fixed windows also turn off the estimator that would grow them.
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(connWindow),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.WriteBufferSize(writeBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.ConnectionTimeout(10 * time.Second),
+		experimental.BufferPool(s.pool),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		// A producer that vanished must not hold its stream for ever.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
+	}
+	if s.cfg.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(s.cfg.TLS)))
+	}
+	return options
+}
+
+func (s *Server) service() *grpc.ServiceDesc {
+	stream := func(single bool) grpc.StreamHandler {
+		return func(_ any, calls grpc.ServerStream) error { return s.handle(calls, single) }
+	}
+	return &grpc.ServiceDesc{
+		ServiceName: "loggregator.v2.Ingress",
+		HandlerType: (*any)(nil),
+		Methods:     []grpc.MethodDesc{{MethodName: "Send", Handler: s.send}},
+		Streams: []grpc.StreamDesc{
+			{StreamName: "Sender", Handler: stream(true), ClientStreams: true},
+			{StreamName: "BatchSender", Handler: stream(false), ClientStreams: true},
+		},
+		Metadata: "loggregator/v2/ingress.proto",
+	}
+}
+
+// send is the unary call with one batch.
+func (s *Server) send(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	str, err := s.admit(false)
+	if err != nil {
+		return nil, err
+	}
+	defer s.release(str)
+	var m message
+	if err := decode(&m); err != nil {
+		if status.Code(err) == codes.ResourceExhausted {
+			str.messageTooLarge.Add(1)
+		}
+		return nil, err
+	}
+	str.takeBatch(&m)
+	str.messages.Add(1)
+	m.free()
+	return reply{}, nil
+}
+
+// GRPC is the server underneath, to register other services on before Run.
+func (s *Server) GRPC() *grpc.Server { return s.grpc }
+
+// Stats returns what was counted up to now.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := Stats{
+		Streams: len(s.streams), StreamsOpened: s.opened, StreamsRefused: s.refused,
+		BufferBytes: s.pool.held.Load(), BufferWaits: s.pool.waits.Load(), BufferOverdrafts: s.pool.overdrawn.Load(),
+	}
+	s.past.addTo(&stats)
+	for str := range s.streams {
+		str.addTo(&stats)
+	}
+	return stats
+}
+
+// MaxStreams is how many calls may be open at a time.
+func (s *Server) MaxStreams() int { return s.maxStreams }
+
+func errDraining() error {
+	return status.Error(codes.Unavailable, "this Doppler is leaving, go to another one")
+}
+
+func (s *Server) admit(single bool) (*stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		s.refused++
+		return nil, errDraining()
+	}
+	if len(s.streams) >= s.maxStreams {
+		s.refused++
+		s.log.Warn("ingress stream refused", "open", len(s.streams), "limit_bytes", s.cfg.Bytes)
+		return nil, status.Errorf(codes.ResourceExhausted,
+			"%d ingress streams are open, which is all that %d bytes of ingress memory (--ingress-bytes) allow",
+			len(s.streams), s.cfg.Bytes)
+	}
+	str := &stream{server: s, single: single, ended: make(chan struct{})}
+	s.opened++
+	s.streams[str] = struct{}{}
+	s.receivers.Add(1)
+	return str, nil
+}
+
+func (s *Server) release(str *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, str)
+	s.past.add(&str.counters)
+	s.receivers.Done()
+}
+
+// Run serves l until ctx ends, then drains and returns: new streams are
+// refused, and open ones end with UNAVAILABLE when they pause, which is soon,
+// or else after DrainWait. Either way all that was read of them is appended
+// first. When Run returns nothing is appended any more. It closes l.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	conns := &listener{
+		Listener: l, limit: int64(s.maxStreams), open: &s.conns, log: s.log,
+		paused: make(chan struct{}), resume: make(chan struct{}),
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.grpc.Serve(conns) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve gRPC on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.drain(conns)
+	<-served
+	return nil
+}
+
+func (s *Server) drain(conns *listener) {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	// Tells producers to open their next stream elsewhere, and returns when
+	// the last connection is closed.
+	stopped := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(stopped)
+	}()
+	if !s.endQuietStreams(s.cfg.DrainWait) {
+		// Who never pauses is no longer read.
+		close(conns.paused)
+		s.endQuietStreams(lastWait)
+	}
+	s.endStreams(true)
+	s.receivers.Wait()
+	close(conns.resume) // to part with the peers in good form
+	// The last answers are on their way; a peer that does not take them must
+	// not hold us up.
+	select {
+	case <-stopped:
+	case <-time.After(lastWait):
+		s.grpc.Stop()
+		<-stopped
+	}
+}
+
+// endQuietStreams returns whether it could end all streams in time.
+func (s *Server) endQuietStreams(limit time.Duration) bool {
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	poll := time.NewTicker(quietPoll)
+	defer poll.Stop()
+	for s.endStreams(false) > 0 {
+		select {
+		case <-poll.C:
+		case <-deadline.C:
+			return false
+		}
+	}
+	return true
+}
+
+// endStreams ends the streams that pause, or all of them, and returns how many
+// are left.
+func (s *Server) endStreams(all bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := 0
+	for str := range s.streams {
+		if str.gone {
+			continue
+		}
+		if str.quiet++; !str.idle() {
+			str.quiet = 0
+		}
+		if !all && str.quiet < quietPolls {
+			left++
+			continue
+		}
+		str.gone = true
+		close(str.ended)
+	}
+	return left
+}
