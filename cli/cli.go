@@ -32,10 +32,12 @@ type Streams struct {
 
 // grammar is what may be typed.
 type grammar struct {
-	Emit    emitCommand    `cmd:"" help:"Send lines of stdin, or made-up envelopes, to Dopplers."`
-	Top     topCommand     `cmd:"" help:"Show live rates of sources, and subscriptions with lag and drops."`
-	Certs   certsCommand   `cmd:"" help:"Make a working set of certificates."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Logs     logsCommand     `cmd:"" help:"Show the logs of sources, as cf logs does."`
+	Firehose firehoseCommand `cmd:"" help:"Show everything that flows."`
+	Emit     emitCommand     `cmd:"" help:"Send lines of stdin, or made-up envelopes, to Dopplers."`
+	Top      topCommand      `cmd:"" help:"Show live rates of sources, and subscriptions with lag and drops."`
+	Certs    certsCommand    `cmd:"" help:"Make a working set of certificates."`
+	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
 
 // command is what every command of the grammar can do.

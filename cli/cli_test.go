@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -17,13 +18,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // buffer may be written and read concurrently.
 type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu      sync.Mutex
+	b       bytes.Buffer
+	changed chan struct{} // closed and replaced with every write, if not nil
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
 	return b.b.Write(p)
 }
 
@@ -33,11 +39,66 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// wait blocks until text was written n times.
+func (b *buffer) wait(t *testing.T, text string, n int) {
+	t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		b.mu.Lock()
+		got := b.b.String()
+		if b.changed == nil {
+			b.changed = make(chan struct{})
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		if strings.Count(got, text) >= n {
+			return
+		}
+		select {
+		case <-changed:
+		case <-late:
+			t.Fatalf("%q was not written %d times in %q", text, n, got)
+		}
+	}
+}
+
 // lgr runs the command until it ends.
 func lgr(ctx context.Context, in io.Reader, args ...string) (code int, out, err string) {
 	var o, e buffer
 	code = cli.Run(ctx, args, cli.Streams{In: in, Out: &o, Err: &e})
 	return code, o.String(), e.String()
+}
+
+// process is a command that runs.
+type process struct {
+	out, err buffer
+	stop     context.CancelFunc
+	code     chan int
+}
+
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	p := &process{stop: cancel, code: make(chan int, 1)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.code <- cli.Run(ctx, args, cli.Streams{Out: &p.out, Err: &p.err})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return p
+}
+
+// end waits until the command has ended and returns its exit code.
+func (p *process) end(t *testing.T) int {
+	t.Helper()
+	select {
+	case code := <-p.code:
+		return code
+	case <-time.After(20 * time.Second):
+		t.Fatalf("it does not end; stderr: %s", p.err.String())
+		return 0
+	}
 }
 
 func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
@@ -59,6 +120,12 @@ func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
 		{"unknown flag and a value", "emit --bogus --kind x --count 3", []string{"unknown flag --bogus", "--kind"}},
 		{"top", "top --addr ftp://x --color red --interval 1ms", []string{`--addr: "ftp://x" is no address`, `--color: "red"`, "--interval: 1ms"}},
 		{"certs", "certs", []string{`"<dir>"`}},
+		{"logs", "logs a --tail -1 --type metric --since yesterday --addr :x --color no", []string{
+			"--tail: -1", "--type: ", `--since: "yesterday"`, "--addr: ", `--color: "no"`,
+		}},
+		{"logs of nobody", "logs --recent=0", []string{`"<source> ..."`, `--recent: "0" is not a number from 1 on`}},
+		{"recent and tail", "logs a -n 3 --recent", []string{"--recent and --tail"}},
+		{"firehose", "firehose --type x --stats --json", []string{"--type: ", "--stats and --json"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, err := lgr(t.Context(), strings.NewReader(""), strings.Fields(tc.args)...)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 // byteSize is a number of bytes.
@@ -97,19 +99,8 @@ func positiveDuration(s string) (time.Duration, error) {
 }
 
 func parseByteSize(s string) (byteSize, error) {
-	number, shift := strings.TrimSpace(s), 0
-	for i, unit := range []string{"K", "M", "G"} {
-		for _, suffix := range []string{unit + "iB", unit + "B", unit} {
-			if cut, ok := strings.CutSuffix(number, suffix); ok && shift == 0 {
-				number, shift = cut, 10*(i+1)
-			}
-		}
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(number, "B")), 10, 64)
-	if err == nil && (n < 0 || n > 1<<62>>shift) {
-		err = strconv.ErrRange
-	}
-	return byteSize(n << shift), err
+	n, err := daemon.ParseBytes(s)
+	return byteSize(n), err
 }
 
 func parsePerSecond(s string) (perSecond, error) {

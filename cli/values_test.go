@@ -4,32 +4,6 @@ import (
 	"testing"
 )
 
-func TestByteSizes(t *testing.T) {
-	for text, want := range map[string]byteSize{
-		"0": 0, "17": 17, "17B": 17, "1K": 1 << 10, "1KiB": 1 << 10, "64 KiB": 64 << 10, "2MB": 2 << 20, "3G": 3 << 30,
-	} {
-		if got, err := parseByteSize(text); err != nil || got != want {
-			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "x", "-1", "1.5K", "1TiB", "9223372036854775807G", "KiB"} {
-		if got, err := parseByteSize(text); err == nil {
-			t.Errorf("%q: %d", text, got)
-		}
-	}
-}
-
-func FuzzByteSize(f *testing.F) {
-	for _, seed := range []string{"1", "64KiB", "9999999999G", "-1", "KiBMiB"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		if n, err := parseByteSize(text); err == nil && n < 0 {
-			t.Errorf("%q is %d", text, n)
-		}
-	})
-}
-
 func TestRates(t *testing.T) {
 	for text, want := range map[string]perSecond{"max": 0, "0.5": 0.5, "100": 100, "100/s": 100} {
 		if got, err := parsePerSecond(text); err != nil || got != want {

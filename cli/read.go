@@ -1,0 +1,262 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
+)
+
+// eventsAhead is how much is read before it is shown.
+const eventsAhead = 64
+
+// readerFlags say where to read.
+type readerFlags struct {
+	Addr string   `env:"LGR_ADDR" default:"http://127.0.0.1:8081" placeholder:"URL" help:"The Traffic Controller (default ${default})."`
+	TLS  tlsFlags `embed:"" group:"tls"`
+}
+
+func (f *readerFlags) check() error {
+	base, err := baseURL(f.Addr)
+	f.Addr = base
+	return errors.Join(err, f.TLS.check())
+}
+
+// config is what all streams have in common.
+func (f *readerFlags) config() (nozzle.Config, error) {
+	trust, err := f.TLS.outside()
+	if err != nil {
+		return nozzle.Config{}, err
+	}
+	return nozzle.Config{Addr: f.Addr, TLS: trust}, nil
+}
+
+// event is something that happened on a stream; exactly one field besides
+// from is set.
+type event struct {
+	from   int // number of the stream
+	batch  *nozzle.Batch
+	notice *nozzle.Notice
+	live   bool // history is over, all of it was in events before
+	tick   time.Time
+	end    error
+}
+
+// reader reads streams, all into one channel, until it is closed.
+type reader struct {
+	streams []*nozzle.Stream
+	events  chan event
+	ctx     context.Context
+	cancel  context.CancelFunc
+	pumps   sync.WaitGroup
+}
+
+// openFunc is nozzle.Open or nozzle.Tail.
+type openFunc func(context.Context, nozzle.Config) (*nozzle.Stream, error)
+
+// openReader opens one stream per config. The end of ctx ends reading, but
+// close has to follow.
+func openReader(ctx context.Context, open openFunc, configs []nozzle.Config) (*reader, error) {
+	r := &reader{events: make(chan event, eventsAhead)}
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	for i, cfg := range configs {
+		l := &lane{from: i}
+		l.renew(r.ctx)
+		cfg.Notify = func(n nozzle.Notice) {
+			if n.Kind == nozzle.Live {
+				l.interrupt()
+				return
+			}
+			r.send(event{from: i, notice: &n})
+		}
+		// A stream must outlive ctx, to tell what was acked.
+		s, err := open(context.WithoutCancel(ctx), cfg)
+		if err != nil {
+			return nil, errors.Join(fault(err), r.close())
+		}
+		r.streams = append(r.streams, s)
+		r.pumps.Go(func() { r.pump(l, s) })
+	}
+	return r, nil
+}
+
+// lane is what a stream's notices have to do with its pump: the notice that
+// history is over may be heard before the last batch of it has been handed
+// on, so it only interrupts Recv, and the pump tells.
+type lane struct {
+	from int
+	ctx  context.Context // the pump's
+
+	mu     sync.Mutex
+	cancel context.CancelFunc // of ctx
+}
+
+// renew is for the pump, or before it starts.
+func (l *lane) renew(parent context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ctx, l.cancel = context.WithCancel(parent)
+}
+
+func (l *lane) interrupt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cancel()
+}
+
+func (r *reader) pump(l *lane, s *nozzle.Stream) {
+	for {
+		e := event{from: l.from}
+		b, err := s.Recv(l.ctx)
+		switch {
+		case err == nil:
+			e.batch = b
+		case l.ctx.Err() != nil && r.ctx.Err() == nil:
+			e.live = true
+			l.renew(r.ctx)
+		default:
+			e.end = err
+		}
+		if !r.send(e) || e.end != nil {
+			return
+		}
+	}
+}
+
+// tickEvery adds an event at every interval.
+func (r *reader) tickEvery(interval time.Duration) {
+	r.pumps.Go(func() {
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for {
+			select {
+			case now := <-ticker.C:
+				r.send(event{tick: now})
+			case <-r.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (r *reader) send(e event) bool {
+	select {
+	case r.events <- e:
+		return true
+	case <-r.ctx.Done():
+		return false
+	}
+}
+
+// close ends all streams; what was acked is told the server. It takes at most
+// a few seconds.
+func (r *reader) close() error {
+	r.cancel()
+	r.pumps.Wait()
+	faults := make([]error, len(r.streams))
+	var closing sync.WaitGroup
+	for i, s := range r.streams {
+		closing.Go(func() { faults[i] = s.Close() })
+	}
+	closing.Wait()
+	return errors.Join(faults...)
+}
+
+// each hands events to handle, which says when it has enough, until ctx ends.
+// When none is at hand it calls idle before it waits.
+func (r *reader) each(ctx context.Context, handle func(event) (enough bool, err error), idle func() error) error {
+	for {
+		var e event
+		select {
+		case e = <-r.events:
+		default:
+			if err := idle(); err != nil {
+				return err
+			}
+			select {
+			case e = <-r.events:
+			case <-ctx.Done():
+				return errInterrupted
+			}
+		}
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		enough, err := handle(e)
+		if err != nil || enough {
+			return errors.Join(err, idle())
+		}
+	}
+}
+
+// link tells a person about the connections of a reader.
+type link struct {
+	addr  string
+	show  *show
+	state []linkState
+}
+
+type linkState struct {
+	once   bool      // there was a connection
+	lostAt time.Time // zero while there is one
+}
+
+func newLink(addr string, w *show, streams int) *link {
+	return &link{addr: addr, show: w, state: make([]linkState, streams)}
+}
+
+// take handles a notice or an end. The first connection must succeed: who
+// mistyped an address wants to know.
+func (l *link) take(e event) error {
+	st := &l.state[e.from]
+	switch {
+	case e.end != nil:
+		return fault(e.end)
+	case e.notice == nil:
+		return nil
+	}
+	switch n := e.notice; n.Kind {
+	case nozzle.Connected:
+		lost := st.lostAt
+		st.once, st.lostAt = true, time.Time{}
+		if !lost.IsZero() && l.lost() == 0 {
+			return l.show.notice("connected again to %s after %s", l.addr, time.Since(lost).Round(100*time.Millisecond))
+		}
+	case nozzle.Disconnected:
+		if !st.once {
+			return fmt.Errorf("cannot reach the Traffic Controller at %s: %w (is it running? lgr up starts one)", l.addr, fault(n.Err))
+		}
+		if st.lostAt.IsZero() {
+			first := l.lost() == 0
+			st.lostAt = time.Now()
+			if first {
+				return l.show.notice("connection to %s lost (%v); trying again", l.addr, fault(n.Err))
+			}
+		}
+	case nozzle.DopplerLeft:
+		return l.show.notice("Doppler %s has left; nothing of what it had is missing", n.Doppler)
+	}
+	return nil
+}
+
+// lost is the number of streams without a connection.
+func (l *link) lost() int {
+	n := 0
+	for _, st := range l.state {
+		if !st.lostAt.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+// fault takes the SDK's wrapping off an error.
+func fault(err error) error {
+	if e := (*nozzle.Error)(nil); errors.As(err, &e) && e.Err != nil {
+		return e.Err
+	}
+	return err
+}
