@@ -2,9 +2,8 @@ package stream
 
 import (
 	"context"
-	"net"
-	"net/http"
-	"net/http/httptest"
+	"errors"
+	"io"
 	"runtime"
 	"syscall"
 	"testing"
@@ -41,21 +40,6 @@ func besides(f func()) (wait func() time.Duration) {
 	return func() time.Duration { return <-took }
 }
 
-// accepting serves one WebSocket after the other at a path.
-func accepting(tb testing.TB, o AcceptOptions) (srv *httptest.Server, conns <-chan *Conn) {
-	got := make(chan *Conn, 1)
-	srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := Accept(w, r, o)
-		if err != nil {
-			tb.Error(err)
-			return
-		}
-		got <- c
-	}))
-	tb.Cleanup(srv.Close)
-	return srv, got
-}
-
 func BenchmarkWriteFrames(b *testing.B) {
 	for _, bench := range []struct {
 		name   string
@@ -76,8 +60,8 @@ func BenchmarkWriteFrames(b *testing.B) {
 		{"one500B", func() [][]byte { return [][]byte{filled(500).Frame()} }},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			srv, conns := accepting(b, AcceptOptions{})
-			fd, err := bareClient(srv.Listener.Addr().(*net.TCPAddr).Port)
+			url, conns := accepting(b, AcceptOptions{})
+			fd, err := bareClient(url)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -114,13 +98,24 @@ func filled(size int) *Buffer {
 	return b
 }
 
+// BenchmarkRead reads what comes as fast as it can ("flood"), and a burst of
+// 64 KiB every 50 us or so ("paced"). "library" is the library's client on the
+// same.
 func BenchmarkRead(b *testing.B) {
-	for _, size := range []int{batchSize, 500} {
-		name := map[int]string{batchSize: "64KiB", 500: "500B"}[size]
-		b.Run("own/"+name, func(b *testing.B) {
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			benchmarkRead(b, size, func(url string) func() error {
+	for _, bench := range []struct {
+		name  string
+		size  int
+		pause time.Duration
+	}{
+		{"64KiB/flood", batchSize, 0},
+		{"64KiB/paced", batchSize, 50 * time.Microsecond},
+		{"500B/flood", 500, 0},
+		{"500B/paced", 500, 50 * time.Microsecond},
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		b.Run(bench.name+"/own", func(b *testing.B) {
+			benchmarkRead(b, bench.size, bench.pause, func(url string) func() error {
 				c, err := Dial(ctx, url, DialOptions{})
 				if err != nil {
 					b.Fatal(err)
@@ -135,23 +130,21 @@ func BenchmarkRead(b *testing.B) {
 				}
 			})
 		})
-		b.Run("library/"+name, func(b *testing.B) {
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			benchmarkRead(b, size, func(url string) func() error {
+		b.Run(bench.name+"/library", func(b *testing.B) {
+			benchmarkRead(b, bench.size, bench.pause, func(url string) func() error {
 				c, _, err := websocket.Dial(ctx, url, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
 				c.SetReadLimit(-1)
 				b.Cleanup(func() { _ = c.CloseNow() })
-				p := make([]byte, size)
+				p := make([]byte, bench.size)
 				return func() error {
 					_, r, err := c.Reader(ctx)
 					for err == nil {
 						_, err = r.Read(p)
 					}
-					if err.Error() == "EOF" {
+					if errors.Is(err, io.EOF) {
 						return nil
 					}
 					return err
@@ -161,9 +154,9 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-func benchmarkRead(b *testing.B, size int, dial func(url string) (read func() error)) {
-	srv, conns := accepting(b, AcceptOptions{})
-	read := dial(srv.URL)
+func benchmarkRead(b *testing.B, size int, pause time.Duration, dial func(url string) (read func() error)) {
+	url, conns := accepting(b, AcceptOptions{})
+	read := dial(url)
 	c := <-conns
 	f, err := c.tcp.File()
 	if err != nil {
@@ -171,7 +164,7 @@ func benchmarkRead(b *testing.B, size int, dial func(url string) (read func() er
 	}
 	fd := int(f.Fd()) // blocking from here on
 	var stream []byte
-	for len(stream) < 256<<10 {
+	for len(stream) < 64<<10 {
 		stream = append(stream, filled(size).Frame()...)
 	}
 	wait := besides(func() {
@@ -182,6 +175,10 @@ func benchmarkRead(b *testing.B, size int, dial func(url string) (read func() er
 			}
 			if rest = rest[n:]; len(rest) == 0 {
 				rest = stream
+				if pause > 0 {
+					t := syscall.NsecToTimespec(pause.Nanoseconds())
+					_ = syscall.Nanosleep(&t, nil)
+				}
 			}
 		}
 	})

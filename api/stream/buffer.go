@@ -25,8 +25,9 @@ const unpooled = -1
 // Buffer may be touched. All methods but Resize may run concurrently, and
 // while more than one reference exists nobody may write to Bytes.
 type Buffer struct {
-	mem   []byte // room, then payload
-	size  int    // payload bytes
+	mem   []byte
+	start int // of the payload in mem, at least room
+	size  int // payload bytes
 	class int8
 	refs  atomic.Int32
 }
@@ -51,34 +52,35 @@ func allocate(size int) *Buffer {
 		if !ok {
 			b = &Buffer{mem: make([]byte, n), class: int8(i)}
 		}
+		b.start = room
 		b.refs.Store(1)
 		return b
 	}
-	b := &Buffer{mem: make([]byte, need), class: unpooled}
+	b := &Buffer{mem: make([]byte, need), start: room, class: unpooled}
 	b.refs.Store(1)
 	return b
 }
 
 // Bytes is the payload. It is valid until the last Release.
-func (b *Buffer) Bytes() []byte { return b.mem[room : room+b.size] }
+func (b *Buffer) Bytes() []byte { return b.mem[b.start : b.start+b.size] }
 
 // Len is the number of payload bytes.
 func (b *Buffer) Len() int { return b.size }
 
 // Cap is the largest size Resize takes.
-func (b *Buffer) Cap() int { return len(b.mem) - room }
+func (b *Buffer) Cap() int { return len(b.mem) - b.start }
 
 // Frame is the payload as one server frame (final, binary, unmasked), header
 // and payload in one piece, ready for WriteFrames of any number of
 // connections. It must not be changed, and is valid until the last Release.
-func (b *Buffer) Frame() []byte { return b.mem[room-frameHeaderLen(b.size) : room+b.size] }
+func (b *Buffer) Frame() []byte { return b.mem[b.start-frameHeaderLen(b.size) : b.start+b.size] }
 
 // Resize changes the payload to its first size bytes, at most Cap. Only the
 // owner of the only reference may call it.
 func (b *Buffer) Resize(size int) {
-	size = min(size, b.Cap())
-	b.size = size
-	AppendFrameHeader(b.mem[room-frameHeaderLen(size):room-frameHeaderLen(size)], size)
+	b.size = min(size, b.Cap())
+	at := b.start - frameHeaderLen(b.size)
+	AppendFrameHeader(b.mem[at:at], b.size)
 }
 
 // Retain adds a reference.
@@ -107,13 +109,4 @@ func (b *Buffer) recycle() {
 	if b.class != unpooled {
 		pools[b.class].Put(b)
 	}
-}
-
-// grown returns a Buffer for at least size payload bytes that begins with the
-// first n bytes of b, and releases b.
-func (b *Buffer) grown(size, n int) *Buffer {
-	next := NewBuffer(size)
-	copy(next.Bytes(), b.mem[room:room+n])
-	b.Release()
-	return next
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"time"
@@ -24,6 +25,7 @@ func (c *Conn) Close(code CloseCode, reason string) error {
 	err := c.sayClose(code, reason)
 	if err == nil {
 		c.awaitClose()
+		c.endTLS()
 	}
 	return err
 }
@@ -77,6 +79,18 @@ func (c *Conn) awaitClose() {
 			c.in.message().Release()
 		}
 	}
+}
+
+// endTLS tells a TLS peer that nothing was cut off. All it had to be told is
+// in its close frame, so the time for it is short.
+func (c *Conn) endTLS() {
+	t, ok := c.nc.(*tls.Conn)
+	if !ok || c.tcp == nil {
+		return
+	}
+	late := time.AfterFunc(closeTimeout/4, func() { _ = c.tcp.Close() })
+	defer late.Stop()
+	_ = t.CloseWrite()
 }
 
 // end closes the socket.

@@ -22,7 +22,7 @@ type Conn struct {
 	// static
 	nc          net.Conn        // the wire
 	tcp         *net.TCPConn    // below nc, for socket options; nil when there is none
-	raw         syscall.RawConn // when nc is tcp: writes that do not block
+	raw         syscall.RawConn // when nc is tcp: reads and writes that do not block
 	client      bool
 	subprotocol string
 	buffer      int // socket buffer, bytes
@@ -54,22 +54,10 @@ type Conn struct {
 
 func newConn(nc net.Conn, client bool, limit int64) *Conn {
 	c := &Conn{nc: nc, client: client, lock: make(chan struct{}, 1), done: make(chan struct{})}
-	c.in = frameReader{src: nc, masked: !client, limit: uint64(limit), trust: serverTrust}
+	c.in = frameReader{src: nc, masked: !client, limit: uint64(limit)}
 	c.watch.conn = c
-	size := serverReadBuffer
-	if client {
-		size = clientReadBuffer
-		c.in.trust = clientTrust
-	}
-	c.in.buf = make([]byte, size)
 	return c
 }
-
-// Read buffers. A server's clients say little; the least is one control frame.
-const (
-	serverReadBuffer = 256
-	clientReadBuffer = 4 << 10
-)
 
 // tune finds the TCP connection below nc and sets its buffers.
 func (c *Conn) tune(buffer int) {
@@ -90,7 +78,9 @@ func (c *Conn) tune(buffer int) {
 	c.buffer = buffer
 	setSocketOptions(c.tcp, buffer)
 	if under == c.nc {
-		c.raw = rawWriter(c.tcp)
+		if c.raw = rawSocket(c.tcp); c.raw != nil {
+			c.in.lender = newSocketLender(c.raw)
+		}
 	}
 }
 
@@ -171,10 +161,14 @@ func (c *Conn) readFailed(err error) error {
 		// Closed by this side: whoever does it waits for rmu, or does not care.
 		return fmt.Errorf("read message: %w", net.ErrClosed)
 	case errors.As(err, &closed):
-		c.sayClose(closed.Code, closed.Reason)
+		if c.sayClose(closed.Code, "") == nil {
+			c.endTLS()
+		}
 	case errors.As(err, &broke):
-		c.sayClose(broke.Code, broke.Fault)
-		c.discard()
+		if c.sayClose(broke.Code, broke.Fault) == nil {
+			c.endTLS()
+			c.discard()
+		}
 	default:
 		err = fmt.Errorf("connection lost: %w", err)
 	}
@@ -182,9 +176,12 @@ func (c *Conn) readFailed(err error) error {
 	return fmt.Errorf("read message: %w", err)
 }
 
-// discard reads for a moment, for a socket closed with unread bytes is reset,
-// and the peer may lose the close frame.
+// discard ends the sending side and reads for a moment, for a socket closed
+// with unread bytes is reset, and the peer may lose the close frame.
 func (c *Conn) discard() {
+	if c.tcp != nil {
+		_ = c.tcp.CloseWrite()
+	}
 	_ = c.nc.SetReadDeadline(time.Now().Add(closeTimeout))
 	_, _ = io.Copy(io.Discard, io.LimitReader(c.nc, 1<<20))
 }

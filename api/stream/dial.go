@@ -60,8 +60,8 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	t.body.keep.Store(true)
 	_ = ws.CloseNow() // ends the library's part; the socket stays open
 	c := newConn(t.conn, true, orDefault(o.ReadLimit, DefaultClientReadLimit))
-	c.in.src = t.body.ReadWriteCloser // it may have read ahead
 	c.subprotocol = subprotocol
+	c.in.preload(t.early())
 	c.tune(buffer)
 	if subprotocol != o.Subprotocol {
 		_ = c.Close(CloseProtocol, "subprotocol "+o.Subprotocol+" was asked for")
@@ -148,6 +148,14 @@ func (h *handshake) RoundTrip(r *http.Request) (*http.Response, error) {
 	h.conn, h.body = got, &heldBody{ReadWriteCloser: body}
 	resp.Body = h.body
 	return resp, nil
+}
+
+// early is what the transport has read behind the server's answer.
+func (h *handshake) early() []byte {
+	_ = h.conn.SetReadDeadline(longAgo) // nothing but that
+	defer func() { _ = h.conn.SetReadDeadline(time.Time{}) }()
+	p, _ := io.ReadAll(h.body.ReadWriteCloser)
+	return p
 }
 
 // heldBody does not close while it is kept.

@@ -3,10 +3,11 @@ package stream
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -68,7 +69,7 @@ func measureIdle(b *testing.B, accept func(http.ResponseWriter, *http.Request) (
 		before := inUse()
 		fds := make([]int, idleConns)
 		for i := range fds {
-			fd, err := bareClient(srv.Listener.Addr().(*net.TCPAddr).Port)
+			fd, err := bareClient(srv.URL)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -97,16 +98,19 @@ func inUse() int64 {
 }
 
 // bareClient does a handshake with no Go object left behind.
-func bareClient(port int) (fd int, err error) {
+func bareClient(url string) (fd int, err error) {
+	addr, err := netip.ParseAddrPort(strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		return -1, err
+	}
 	fd, err = syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		return -1, err
 	}
-	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}); err != nil {
 		return -1, err
 	}
-	_, err = syscall.Write(fd, []byte("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nUser-Agent: noaa\r\nAuthorization: bearer abcdefgh\r\n\r\n"))
+	_, err = syscall.Write(fd, []byte(handshakeRequest))
 	if err != nil {
 		return -1, err
 	}

@@ -24,20 +24,41 @@ const (
 	clientTrust = 1 << 20
 )
 
+// What is read at a time. With a source that can lend, a connection holds none
+// of it while it waits; otherwise it always does. The least is a control frame.
+const (
+	lendServer = 4<<10 - room
+	lendClient = 80<<10 - room // a batch as a whole
+	keepServer = 256 - room
+	keepClient = 4<<10 - room
+
+	// A message at least so long, in one frame, is not copied out of what was
+	// read: it would get a buffer of the same size.
+	inPlace = 16<<10 - room
+)
+
+// lender reads from a source into a Buffer that it takes only when there is
+// something to read.
+type lender interface {
+	// lend blocks. It gives a Buffer with at least so much space, read into from
+	// byte room on, and how much was read.
+	lend(space int) (b *Buffer, n int, err error)
+}
+
 // frameReader puts the frames of one peer together to messages. It keeps its
 // place when the source fails with a timeout: next may be called again and
 // goes on. It does not run concurrently.
 type frameReader struct {
 	// static
 	src    io.Reader
-	masked bool // what the peer's frames have to be
+	lender lender // the same source, or nil
+	masked bool   // what the peer's frames have to be
 	limit  uint64
-	trust  int
 
 	heard atomic.Uint64 // frames begun; read by anyone
 
-	// read from src and not used yet: buf[r:w]
-	buf  []byte
+	// read and not used yet: held.mem[r:w]
+	held *Buffer
 	r, w int
 
 	// the frame being read
@@ -50,7 +71,7 @@ type frameReader struct {
 	msg       *Buffer
 	have      int // bytes of msg
 
-	control []byte // payload of the control frame just read, in buf
+	control []byte // payload of the control frame just read; valid until next
 	closed  bool   // a close frame was read: nothing comes after it
 }
 
@@ -87,22 +108,25 @@ func (f *frameReader) message() *Buffer {
 	return b
 }
 
-// drop lets go of a message that will not be completed.
+// drop lets go of everything; nothing can be read after it.
 func (f *frameReader) drop() {
-	if f.msg != nil {
-		f.msg.Release()
-		f.msg, f.have = nil, 0
+	f.closed = true
+	for _, b := range []*Buffer{f.msg, f.held} {
+		if b != nil {
+			b.Release()
+		}
 	}
+	f.msg, f.held, f.control = nil, nil, nil
 }
 
 // begin reads the header of the next frame and checks that it may come here.
 func (f *frameReader) begin() error {
-	h, n, need := parseHeader(f.buf[f.r:f.w])
+	h, n, need := parseHeader(f.unused())
 	for n == 0 {
 		if err := f.fill(need); err != nil {
 			return err
 		}
-		h, n, need = parseHeader(f.buf[f.r:f.w])
+		h, n, need = parseHeader(f.unused())
 	}
 	if err := f.check(h); err != nil {
 		return err
@@ -110,13 +134,7 @@ func (f *frameReader) begin() error {
 	f.r += n
 	f.heard.Add(1)
 	f.inFrame, f.head, f.done = true, h, 0
-	if h.opcode.control() {
-		return nil
-	}
-	f.inMessage = true
-	if f.msg == nil {
-		f.msg = NewBuffer(int(min(h.length, uint64(f.trust))))
-	}
+	f.inMessage = f.inMessage || !h.opcode.control()
 	return nil
 }
 
@@ -163,7 +181,7 @@ func checkControl(h header) string {
 	return ""
 }
 
-// controlFrame takes the payload of a control frame; it fits the buffer.
+// controlFrame takes the payload of a control frame; it fits what is held.
 func (f *frameReader) controlFrame() (event, error) {
 	size := int(f.head.length)
 	if f.w-f.r < size {
@@ -171,7 +189,7 @@ func (f *frameReader) controlFrame() (event, error) {
 			return 0, err
 		}
 	}
-	f.control = f.buf[f.r : f.r+size]
+	f.control = f.unused()[:size]
 	f.r += size
 	f.inFrame = false
 	mask(f.control, f.head.key, 0)
@@ -185,27 +203,23 @@ func (f *frameReader) controlFrame() (event, error) {
 	return gotClose, nil
 }
 
-// payload takes the rest of a data frame into the message. What is larger than
-// the buffer is read straight into the message.
+// payload takes the rest of a data frame into the message.
 func (f *frameReader) payload() error {
+	if f.msg == nil {
+		if f.fitsHeld() {
+			return f.payloadInPlace()
+		}
+		f.msg = NewBuffer(int(min(f.head.length, f.trust())))
+	}
 	for f.done < f.head.length {
-		left := f.head.length - f.done
-		space := f.space(left)
-		var n int
-		switch {
-		case f.w > f.r:
-			n = copy(space, f.buf[f.r:f.w])
-			f.r += n
-		case len(space) >= len(f.buf):
+		space := f.space(f.head.length - f.done)
+		n := copy(space, f.unused())
+		f.r += n
+		if n == 0 {
 			var err error
 			if n, err = f.src.Read(space); n == 0 {
 				return broken(err)
 			}
-		default:
-			if err := f.fill(1); err != nil {
-				return err
-			}
-			continue
 		}
 		mask(space[:n], f.head.key, f.done)
 		f.done += uint64(n)
@@ -214,12 +228,23 @@ func (f *frameReader) payload() error {
 	return nil
 }
 
+// trust is how much is allocated on a header's word.
+func (f *frameReader) trust() uint64 {
+	if f.masked {
+		return serverTrust
+	}
+	return clientTrust
+}
+
 // space is where the next bytes of the message go, at most left of them. The
 // message grows as its bytes come in, not as they are announced.
 func (f *frameReader) space(left uint64) []byte {
 	if f.have == f.msg.Cap() {
-		want := f.have + int(left)
-		f.msg = f.msg.grown(min(want, max(4*f.have, f.trust)), f.have)
+		want := uint64(f.have) + left
+		grown := NewBuffer(int(min(want, max(4*uint64(f.have), f.trust()))))
+		copy(grown.Bytes(), f.msg.Bytes()[:f.have])
+		f.msg.Release()
+		f.msg = grown
 	}
 	f.msg.Resize(f.msg.Cap())
 	free := f.msg.Bytes()[f.have:]
@@ -229,23 +254,100 @@ func (f *frameReader) space(left uint64) []byte {
 	return free
 }
 
-// fill reads until at least need bytes are buffered.
+// fitsHeld tells whether the frame is a long message of its own, begun in what
+// is held, with the space to be completed there.
+func (f *frameReader) fitsHeld() bool {
+	return f.head.fin && f.head.opcode == opBinary && f.held != nil &&
+		f.head.length >= inPlace && f.head.length <= uint64(len(f.held.mem)-f.r)
+}
+
+// payloadInPlace makes what is held the message, and holds on to what was read
+// behind it.
+func (f *frameReader) payloadInPlace() error {
+	size := int(f.head.length)
+	for f.w-f.r < size {
+		n, err := f.src.Read(f.held.mem[f.w:])
+		f.w += n
+		if n == 0 {
+			return broken(err)
+		}
+	}
+	msg, behind := f.held, f.held.mem[f.r+size:f.w]
+	msg.start = f.r
+	f.held, f.r, f.w = nil, 0, 0
+	if len(behind) > 0 {
+		f.held = NewBuffer(len(msg.mem) - room)
+		f.r = room
+		f.w = room + copy(f.held.mem[room:], behind)
+	}
+	f.msg, f.have, f.done = msg, size, f.head.length
+	mask(msg.mem[msg.start:msg.start+size], f.head.key, 0)
+	return nil
+}
+
+// unused is what was read and not taken yet.
+func (f *frameReader) unused() []byte {
+	if f.held == nil {
+		return nil
+	}
+	return f.held.mem[f.r:f.w]
+}
+
+// fill reads until at least need bytes are unused.
 func (f *frameReader) fill(need int) error {
 	if f.r == f.w {
-		f.r, f.w = 0, 0
+		if err := f.refill(); err != nil {
+			return broken(err)
+		}
 	}
-	if f.r+need > len(f.buf) {
-		f.w = copy(f.buf, f.buf[f.r:f.w])
-		f.r = 0
+	if f.r+need > len(f.held.mem) {
+		f.w = room + copy(f.held.mem[room:], f.unused())
+		f.r = room
 	}
 	for f.w-f.r < need {
-		n, err := f.src.Read(f.buf[f.w:])
+		n, err := f.src.Read(f.held.mem[f.w:])
 		f.w += n
 		if n == 0 {
 			return broken(err)
 		}
 	}
 	return nil
+}
+
+// refill makes f.held ready to be read into, and may have done so when it
+// returns; nothing is unused when it is called.
+func (f *frameReader) refill() error {
+	space, keep := lendClient, keepClient
+	if f.masked {
+		space, keep = lendServer, keepServer
+	}
+	f.r, f.w = room, room
+	if f.lender == nil {
+		if f.held == nil {
+			f.held = NewBuffer(keep)
+		}
+		return nil
+	}
+	if f.held != nil {
+		f.held.Release()
+		f.held = nil
+	}
+	b, n, err := f.lender.lend(space)
+	if err != nil {
+		return err
+	}
+	f.held, f.w = b, room+n
+	return nil
+}
+
+// preload gives the reader bytes that came before those of its source.
+func (f *frameReader) preload(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	f.held = NewBuffer(max(len(p), keepServer))
+	f.r = room
+	f.w = room + copy(f.held.mem[room:], p)
 }
 
 // broken is the error of a read that gave nothing.
@@ -257,12 +359,4 @@ func broken(err error) error {
 		return io.ErrUnexpectedEOF // a WebSocket ends with a close frame
 	}
 	return err
-}
-
-// preload gives the reader bytes that came before those of its source.
-func (f *frameReader) preload(p []byte) {
-	if len(p) > len(f.buf) {
-		f.buf = make([]byte, len(p))
-	}
-	f.w = copy(f.buf, p)
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -10,13 +11,62 @@ import (
 // maxVector is how many pieces one writev takes (IOV_MAX).
 const maxVector = 1024
 
-// rawWriter gives access to the descriptor of tcp, or nil.
-func rawWriter(tcp *net.TCPConn) syscall.RawConn {
+// rawSocket gives access to the descriptor of tcp, or nil.
+func rawSocket(tcp *net.TCPConn) syscall.RawConn {
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return nil
 	}
 	return raw
+}
+
+// socketLender is the lender of a TCP connection.
+type socketLender struct {
+	raw  syscall.RawConn
+	call func(fd uintptr) bool // made once, for it is allocated
+
+	// of one call of lend
+	space int
+	b     *Buffer
+	n     int
+	err   error
+}
+
+func newSocketLender(raw syscall.RawConn) lender {
+	s := &socketLender{raw: raw}
+	s.call = s.read
+	return s
+}
+
+func (s *socketLender) lend(space int) (*Buffer, int, error) {
+	s.space, s.b, s.n, s.err = space, nil, 0, nil
+	if err := s.raw.Read(s.call); err != nil {
+		return nil, 0, err
+	}
+	return s.b, s.n, s.err
+}
+
+// read returns false to be called again when there is something to read.
+func (s *socketLender) read(fd uintptr) bool {
+	b := NewBuffer(s.space)
+	for {
+		n, err := syscall.Read(int(fd), b.mem[room:])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case n > 0:
+			s.b, s.n = b, n
+			return true
+		}
+		b.Release()
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if s.err = err; err == nil {
+			s.err = io.EOF
+		}
+		return true
+	}
 }
 
 // vector is one writev: reused, because what crosses the RawConn interface is
