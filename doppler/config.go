@@ -23,6 +23,7 @@ type Config struct {
 	RecentBytes   int64
 
 	IngressBytes     int64
+	IngressWindow    int64
 	MaxMessageBytes  int64
 	MaxEnvelopeBytes int64
 	MaxSourceIDBytes int
@@ -52,7 +53,7 @@ func DefaultConfig() *Config {
 		Name: name, GRPCAddr: ":8082", StreamAddr: ":8083", AdminAddr: "127.0.0.1:9082",
 		RingBytes:  max(daemon.MemoryLimit()/4, ring.DefaultBytes),
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
-		IngressBytes: 64 << 20, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
+		IngressBytes: 256 << 20, IngressWindow: 256 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 256 << 10, AckTimeout: 30 * time.Second,
 		StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
 		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
@@ -75,6 +76,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Int(&c.RecentLogs, "recent-logs", "newest logs kept per source beyond the ring")
 	f.Int(&c.RecentMetrics, "recent-metrics", "newest envelopes kept per source of each other class")
 	f.Bytes(&c.IngressBytes, "ingress-bytes", "`size` of what is received and not yet appended")
+	f.Bytes(&c.IngressWindow, "ingress-window-bytes", "`size` of what one producer's stream may be ahead of the Doppler; with --ingress-bytes it bounds the number of streams")
 	f.Bytes(&c.SocketBufferBytes, "socket-buffer-bytes", "`size` of each connection's kernel buffers, per direction")
 	f.Group("Limits of input")
 	f.Bytes(&c.MaxMessageBytes, "max-message-bytes", "largest gRPC message")
@@ -110,7 +112,8 @@ func (c *Config) Validate() error {
 	f.BytesBetween("recent-bytes", c.RecentBytes, 1<<20, 1<<42)
 	daemon.Between(f, "recent-logs", c.RecentLogs, 0, 1_000_000)
 	daemon.Between(f, "recent-metrics", c.RecentMetrics, 0, 1_000_000)
-	f.BytesBetween("ingress-bytes", c.IngressBytes, ingress.MinBytes, 1<<40)
+	f.BytesBetween("ingress-window-bytes", c.IngressWindow, ingress.MinWindow, 16<<20)
+	f.BytesBetween("ingress-bytes", c.IngressBytes, ingress.BytesNeeded(int(c.IngressWindow)), 1<<40)
 	f.BytesBetween("max-message-bytes", c.MaxMessageBytes, 64<<10, maxMessageLimit)
 	f.BytesBetween("max-envelope-bytes", c.MaxEnvelopeBytes, 1<<10, c.MaxMessageBytes)
 	if c.MaxEnvelopeBytes > c.RingBytes/8 {

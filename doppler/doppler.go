@@ -92,7 +92,7 @@ func (d *Doppler) build() error {
 		grpcTLS = d.streamTLS.Clone()
 	}
 	d.ingress, err = ingress.New(ingress.Config{
-		MaxMessage: int(cfg.MaxMessageBytes), Bytes: cfg.IngressBytes,
+		MaxMessage: int(cfg.MaxMessageBytes), Bytes: cfg.IngressBytes, Window: int(cfg.IngressWindow),
 		Limits:    envelope.Limits{MaxEnvelope: int(cfg.MaxEnvelopeBytes), MaxSourceID: cfg.MaxSourceIDBytes},
 		DrainWait: min(time.Second, cfg.DrainGrace+100*time.Millisecond), TLS: grpcTLS, Log: d.log,
 	}, d.ring)

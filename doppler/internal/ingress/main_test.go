@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 
 func testConfig() Config {
 	return Config{
+		Window:     MinWindow,
 		MaxMessage: 10 << 20, Bytes: 64 << 20, DrainWait: 200 * time.Millisecond,
 		Limits: envelope.Limits{MaxEnvelope: 1 << 20, MaxSourceID: 256},
 	}

@@ -7,15 +7,15 @@
 //
 // # What bounds memory
 //
-// Config.Bytes is spent in two halves. One pays for streams, streamCost each:
-// a window of 64 KiB that may be sent and not taken yet, and what gRPC needs
-// for a stream and its connection. A stream for which nothing is left is
+// Config.Bytes is spent in two halves. One pays for streams: for each a window
+// that may be sent and not taken yet, and what gRPC needs for a stream and its
+// connection. A stream for which nothing is left is
 // refused, and so is a connection. The other half pays for the buffers of
 // frames above 1 KiB: while it is used up, connections are not read on (see
 // pool), so TCP holds the producers back. It is larger than all windows
 // together, so it only comes to that with messages larger than the window, of
 // which gRPC lets each stream send one. The kernel's buffers hold no more than
-// connWindow per connection. Outside the budget are frames smaller than 56
+// a window, or 256 KiB if that is more, per connection. Outside the budget are frames smaller than 56
 // bytes, which may cost twice what they hold, and one workspace per CPU, which
 // grows to the largest message seen and shrinks again.
 package ingress
@@ -57,6 +57,11 @@ type Config struct {
 	// Bytes is the memory for what has been received and not yet taken; see
 	// the package comment.
 	Bytes int64
+	// Window is how many bytes of a stream may have been sent and not been
+	// taken: at least MinWindow. A larger one costs a producer that sends large
+	// batches fewer pauses and the server fewer window updates; a smaller one
+	// leaves Bytes for more streams.
+	Window int
 	// Limits are those of envelopes.
 	Limits envelope.Limits
 	// DrainWait is how long Run waits for producers to pause when it ends.
@@ -68,17 +73,17 @@ type Config struct {
 }
 
 const (
-	// window is how much of a stream may have been sent and not been taken. It
-	// is the least that gRPC allows.
-	window = 64 << 10
-	// connWindow is the same for a connection, but renewed as bytes arrive: it
-	// bounds what lies in the kernel's buffers.
-	connWindow = 256 << 10
+	// MinWindow is the least Config.Window; gRPC allows no less.
+	MinWindow = 64 << 10
+	// minConnWindow is the same for a connection, but renewed as bytes arrive:
+	// it bounds what lies in the kernel's buffers.
+	minConnWindow = 256 << 10
 	// Per connection. Only window updates and the like are written.
 	readBuffer  = 32 << 10
 	writeBuffer = 4 << 10
-	// streamCost is what a stream costs at most, with a connection of its own.
-	streamCost = window + readBuffer + 16<<10
+	// streamCost is what a stream costs at most beside its window, with a
+	// connection of its own.
+	streamCost = readBuffer + 16<<10
 	// bufferPatience is how long a connection waits for room in the pool
 	// while no room is made at all.
 	bufferPatience = 100 * time.Millisecond
@@ -89,9 +94,12 @@ const (
 	quietPolls = 5
 	// lastWait bounds what is left to do when streams have ended.
 	lastWait = time.Second
-	// MinBytes is the least Config.Bytes: room for 8 streams.
-	MinBytes = 16 * streamCost
+	// MinBytes is the least Config.Bytes: room for 8 streams with MinWindow.
+	MinBytes = 16 * (MinWindow + streamCost)
 )
+
+// BytesNeeded is the least Config.Bytes with a window: room for 8 streams.
+func BytesNeeded(window int) int64 { return 16 * (int64(window) + streamCost) }
 
 // Server is the gRPC server of a Doppler. Its methods may be called
 // concurrently.
@@ -119,8 +127,11 @@ type Server struct {
 // New returns a server that appends to to. Other services may be registered
 // on GRPC before Run.
 func New(cfg Config, to Appender) (*Server, error) {
-	if cfg.Bytes < MinBytes {
-		return nil, fmt.Errorf("ingress bytes %d: at least %d are needed", cfg.Bytes, MinBytes)
+	if cfg.Window < MinWindow {
+		return nil, fmt.Errorf("ingress window %d: at least %d bytes are needed", cfg.Window, MinWindow)
+	}
+	if need := BytesNeeded(cfg.Window); cfg.Bytes < need {
+		return nil, fmt.Errorf("ingress bytes %d: at least %d are needed with a window of %d", cfg.Bytes, need, cfg.Window)
 	}
 	if cfg.MaxMessage <= 0 {
 		return nil, fmt.Errorf("largest ingress message %d: must be positive", cfg.MaxMessage)
@@ -128,7 +139,7 @@ func New(cfg Config, to Appender) (*Server, error) {
 	s := &Server{
 		cfg: cfg, to: to, log: cfg.Log,
 		pool:       newPool(cfg.Bytes/2, bufferPatience),
-		maxStreams: int(cfg.Bytes / 2 / streamCost),
+		maxStreams: int(cfg.Bytes / 2 / (int64(cfg.Window) + streamCost)),
 		workspaces: make(chan *workspace, runtime.GOMAXPROCS(0)),
 		streams:    make(map[*stream]struct{}),
 	}
@@ -143,6 +154,8 @@ func New(cfg Config, to Appender) (*Server, error) {
 	return s, nil
 }
 
+func (s *Server) connWindow() int { return max(s.cfg.Window, minConnWindow) }
+
 func (s *Server) options() []grpc.ServerOption {
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
@@ -150,8 +163,8 @@ func (s *Server) options() []grpc.ServerOption {
 		// Room beyond our own limit, so that its answer is ours.
 		grpc.MaxConcurrentStreams(uint32(s.maxStreams) + 100),
 		// Fixed windows also turn off the estimator that would grow them.
-		grpc.StaticStreamWindowSize(window),
-		grpc.StaticConnWindowSize(connWindow),
+		grpc.StaticStreamWindowSize(int32(s.cfg.Window)),
+		grpc.StaticConnWindowSize(int32(s.connWindow())),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.SharedWriteBuffer(true),

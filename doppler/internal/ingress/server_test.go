@@ -409,7 +409,7 @@ func TestOtherServicesKeepTheirCodec(t *testing.T) {
 }
 
 func TestConfigFaults(t *testing.T) {
-	for _, cfg := range []Config{{Bytes: MinBytes - 1, MaxMessage: 1}, {Bytes: MinBytes}} {
+	for _, cfg := range []Config{{Bytes: MinBytes - 1, MaxMessage: 1, Window: MinWindow}, {Bytes: MinBytes, Window: MinWindow}, {Bytes: MinBytes, MaxMessage: 1}} {
 		if s, err := New(cfg, &memory{}); err == nil {
 			t.Errorf("%+v made %v", cfg, s)
 		}
