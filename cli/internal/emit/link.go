@@ -105,7 +105,7 @@ func (s *Sender) reconnect(cause error, sentBefore int) error {
 	if errors.As(cause, &permanent) || s.ctx.Err() != nil {
 		return s.lost(cause)
 	}
-	s.cfg.Notice(fmt.Sprintf("Doppler %s is gone (%v); trying again for up to %s", s.cfg.Addr, cause, s.cfg.GiveUp))
+	s.cfg.Notice(fmt.Sprintf("Doppler %s is gone (%v); trying again for %.0f s", s.cfg.Addr, cause, s.cfg.GiveUp.Seconds()))
 	err := backoff.Retry(s.resend, backoff.WithContext(s.patience(), s.ctx))
 	if err != nil {
 		return s.lost(err)

@@ -63,8 +63,13 @@ type number float64
 // MarshalJSON writes NaN and the infinities as strings, as protobuf does.
 func (n number) MarshalJSON() ([]byte, error) {
 	f := float64(n)
-	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return json.Marshal(fmt.Sprint(f))
+	switch {
+	case math.IsInf(f, 1):
+		return []byte(`"Infinity"`), nil
+	case math.IsInf(f, -1):
+		return []byte(`"-Infinity"`), nil
+	case math.IsNaN(f):
+		return []byte(`"NaN"`), nil
 	}
 	return json.Marshal(f)
 }

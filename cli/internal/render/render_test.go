@@ -148,6 +148,9 @@ func TestJSON(t *testing.T) {
 			`{"time":"2023-11-14T22:13:20.987654321Z","source_id":"app","instance_id":"3","kind":"counter","counter":{"name":"requests","delta":2,"total":42}}`},
 		{"gauge", gauge(math.NaN()),
 			`{"time":"2023-11-14T22:13:20.987654321Z","source_id":"app","instance_id":"3","kind":"gauge","gauge":{"cpu":{"value":"NaN","unit":"percentage"},"memory":{"value":1024,"unit":"bytes"}}}`},
+		{"infinite gauge", &loggregatorv2.Envelope{Message: &loggregatorv2.Envelope_Gauge{Gauge: &loggregatorv2.Gauge{Metrics: map[string]*loggregatorv2.GaugeValue{
+			"a": {Value: math.Inf(1)}, "b": {Value: math.Inf(-1)},
+		}}}}, `{"time":"1970-01-01T00:00:00Z","source_id":"","kind":"gauge","gauge":{"a":{"value":"Infinity"},"b":{"value":"-Infinity"}}}`},
 		{"timer", timer(),
 			`{"time":"2023-11-14T22:13:20.987654321Z","source_id":"app","instance_id":"3","kind":"timer","timer":{"name":"http","start":"1970-01-01T00:00:00.001Z","stop":"1970-01-01T00:00:00.0135Z","milliseconds":12.5}}`},
 		{"event", event(),

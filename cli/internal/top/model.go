@@ -43,6 +43,8 @@ type Ring struct {
 	RingBytes   uint64  `json:"ring_bytes"`
 	HeldBytes   uint64  `json:"held_bytes"`
 	HeldSeconds float64 `json:"held_seconds"`
+	Rate        float64 `json:"rate"` // envelopes per second
+	Known       int     `json:"known_sources"`
 }
 
 // Reading is what all servers said at one moment.

@@ -40,6 +40,9 @@ func (t table) lines(columns int) []string {
 	for _, row := range t.rows {
 		out = append(out, t.line(row, widths, columns))
 	}
+	if len(t.rows)+t.more == 0 {
+		out = append(out, clip("(none)", columns))
+	}
 	if t.more > 0 {
 		out = append(out, clip("... and "+count(uint64(t.more))+" more", columns))
 	}

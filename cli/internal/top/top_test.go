@@ -42,7 +42,7 @@ func serve(t *testing.T, sources string) string {
 	return srv.URL
 }
 
-const doppler = `{"doppler":"d1","epoch":7,"head":1500,"oldest":500,"ring_bytes":268435456,"held_bytes":1572864,"held_seconds":43,
+const doppler = `{"doppler":"d1","epoch":7,"head":1500,"oldest":500,"ring_bytes":268435456,"held_bytes":1572864,"held_seconds":43,"rate":1246.9,"known_sources":2,
 	"sources":[{"source_id":"shop","envelopes":1200,"bytes":614400,"rate":12.34,"held":900},{"source_id":"api","envelopes":300,"bytes":1000,"rate":1234.5,"held":100}]}`
 
 func client(t *testing.T, addrs ...string) *top.Client {
@@ -62,8 +62,8 @@ func TestATableOfEverything(t *testing.T) {
 lgr top   00:00:02
 1,247 envelopes/s from 2 sources; 2 subscriptions with 12,345 lag and 12 dropped
 
-DOPPLER  TAKEN IN   HELD  BYTES HELD         OF  REACHES BACK
-d1          1,500  1,000     1.5 MiB  256.0 MiB          43 s
+DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  REACHES BACK
+d1            1,247     1,500  1,000     1.5 MiB  256.0 MiB          43 s
 
 SOURCE  PER SECOND  ENVELOPES      BYTES  HELD
 api          1,235        300     1000 B   100

@@ -28,7 +28,7 @@ func (v View) Lines(now, before *Reading, columns, rows int) []string {
 	sources, subscriptions := sourceTable(now), subscriptionTable(now, before)
 	if rows > 0 {
 		// Blank lines and titles: one of each per table.
-		left := rows - len(head) - (len(rings.rows) + 2) - 2 - 2
+		left := rows - len(head) - (max(len(rings.rows), 1) + 2) - 2 - 2
 		share(&sources, &subscriptions, max(left, 2))
 	}
 	out := head
@@ -49,8 +49,10 @@ func (v View) Lines(now, before *Reading, columns, rows int) []string {
 
 func (v View) head(now *Reading, columns int) []string {
 	var perSecond float64
-	for _, s := range now.Sources {
-		perSecond += s.Rate
+	known := len(now.Sources) // there may be more than are listed
+	for _, r := range now.Rings {
+		perSecond += r.Rate
+		known = max(known, r.Known)
 	}
 	var lag, dropped uint64
 	for _, s := range now.Subscriptions {
@@ -59,7 +61,7 @@ func (v View) head(now *Reading, columns int) []string {
 	}
 	title := fmt.Sprintf("%s   %s", v.Title, now.At.Format("15:04:05"))
 	sum := fmt.Sprintf("%s envelopes/s from %s; %s with %s lag and %s dropped",
-		rate(perSecond), plural(len(now.Sources), "source"),
+		rate(perSecond), plural(known, "source"),
 		plural(len(now.Subscriptions), "subscription"), count(lag), count(dropped))
 	out := []string{v.paint(bold, clip(title, columns)), clip(sum, columns)}
 	for _, fault := range now.Faults {
@@ -103,10 +105,10 @@ func (t *table) limit(n int) {
 }
 
 func ringTable(now *Reading) table {
-	t := table{titles: []string{"DOPPLER", " TAKEN IN", " HELD", " BYTES HELD", " OF", " REACHES BACK"}}
+	t := table{titles: []string{"DOPPLER", " PER SECOND", " TAKEN IN", " HELD", " BYTES HELD", " OF", " REACHES BACK"}}
 	for _, r := range now.Rings {
 		t.rows = append(t.rows, []string{
-			r.Doppler, count(r.Head), count(r.Head - min(r.Oldest, r.Head)), size(r.HeldBytes), size(r.RingBytes), span(r.HeldSeconds),
+			r.Doppler, rate(r.Rate), count(r.Head), count(r.Head - min(r.Oldest, r.Head)), size(r.HeldBytes), size(r.RingBytes), span(r.HeldSeconds),
 		})
 	}
 	return t
