@@ -53,7 +53,7 @@ func DefaultConfig() *Config {
 		Name: name, GRPCAddr: ":8082", StreamAddr: ":8083", AdminAddr: "127.0.0.1:9082",
 		RingBytes:  max(daemon.MemoryLimit()/4, ring.DefaultBytes),
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
-		IngressBytes: 256 << 20, IngressWindow: 256 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
+		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 256 << 10, AckTimeout: 30 * time.Second,
 		StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
 		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
