@@ -10,6 +10,8 @@ replace github.com/a1ea6966/loggregator/firehose-nozzle => ../firehose-nozzle
 
 require (
 	github.com/a1ea6966/loggregator/api v0.0.0
+	github.com/a1ea6966/loggregator/firehose-nozzle v0.0.0
+	go.uber.org/goleak v1.3.0
 	golang.org/x/net v0.60.0
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

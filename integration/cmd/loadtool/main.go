@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/integration/bench"
+	"github.com/a1ea6966/loggregator/integration/journal"
 	"github.com/a1ea6966/loggregator/integration/load"
 	"github.com/a1ea6966/loggregator/integration/process"
 	"github.com/a1ea6966/loggregator/integration/worker"
@@ -27,6 +28,9 @@ func main() {
 	defer stop()
 	if len(os.Args) == 2 && os.Args[1] == worker.Argument {
 		os.Exit(code(worker.Serve(ctx, os.Stdin, os.Stdout)))
+	}
+	if len(os.Args) == 5 && os.Args[1] == journal.Argument {
+		os.Exit(code(journal.Run(ctx, os.Args[2], os.Args[3], os.Args[4])))
 	}
 	os.Exit(code(run(ctx, os.Args[1:])))
 }
