@@ -52,15 +52,12 @@ func (c *covered) add(from, to, n int) bool {
 // ack takes note that the envelopes with indices [from, to) of a batch are
 // acked.
 func (s *Stream) ack(b *Batch, from, to int) {
-	if s.passes {
-		if to-from == b.Len() {
-			s.consumed(b)
-		}
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b.acked {
+	if s.passes && to-from == b.Len() {
+		s.consumed(b)
+	}
+	if s.passes || b.acked {
 		return
 	}
 	if !b.gapsAcked {
@@ -132,9 +129,8 @@ func (s *Stream) settled(b *Batch) {
 }
 
 // consumed takes note that the owner of a batch that passes has done with it.
+// mu is held.
 func (s *Stream) consumed(b *Batch) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if b.acked {
 		return
 	}

@@ -172,6 +172,9 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, err err
 	}
 	l := &link{Stream: s, conn: conn, number: number, heartbeat: defaultHeartbeat}
 	err = l.follow()
+	if s.quitting() {
+		<-s.bye // the last acks go over this connection
+	}
 	return l.greeted, err
 }
 
@@ -231,27 +234,13 @@ func (l *link) message(buf *stream.Buffer) error {
 		return &Error{Code: CodeProtocol, Err: err}
 	}
 	l.heard(&m)
-	it := item{link: l.number, fins: m.GetFins(), batch: &Batch{
-		Position: m.GetPosition(), Envelopes: envelopes, Gaps: m.GetGaps(),
-		Redelivered: m.GetLease().GetRedelivered(), stream: l.Stream, release: buf.Release,
-	}}
-	if len(envelopes) == 0 {
-		it.batch.Release()
-	}
-	if err := check(it.batch); err != nil {
-		it.batch.Release()
+	it := item{link: l.number, position: m.GetPosition(), fins: m.GetFins()}
+	it.batch, err = l.batch(&m, envelopes, buf)
+	if err != nil || it.batch == nil && it.position == nil && len(it.fins) == 0 {
 		return err
 	}
-	if it.batch.Position != nil || len(it.fins) > 0 || len(it.batch.Gaps) > 0 {
-		select {
-		case l.items <- it:
-		case <-l.quit:
-			it.batch.Release()
-			return errClosed
-		}
-	}
-	if len(m.GetWatching()) > 0 {
-		l.notify(Notice{Kind: Live})
+	if err := l.hand(it); err != nil {
+		return err
 	}
 	for _, f := range it.fins {
 		l.notify(Notice{Kind: DopplerLeft, Doppler: f.GetDoppler()})
@@ -259,11 +248,32 @@ func (l *link) message(buf *stream.Buffer) error {
 	return nil
 }
 
+// batch makes a batch of a message; nil when there is nothing in it for a
+// reader. It owns buf.
+func (l *link) batch(m *streampb.Batch, envelopes []byte, buf *stream.Buffer) (*Batch, error) {
+	if err := check(m.GetPosition(), envelopes); err != nil {
+		buf.Release()
+		return nil, err
+	}
+	b := &Batch{
+		Position: m.GetPosition(), Envelopes: envelopes, Gaps: m.GetGaps(),
+		Redelivered: m.GetLease().GetRedelivered(), stream: l.Stream, release: buf.Release,
+	}
+	if len(envelopes) > 0 {
+		return b, nil
+	}
+	b.Release()
+	if len(b.Gaps) == 0 {
+		return nil, nil
+	}
+	return b, nil
+}
+
 // check looks whether a position fits its envelopes.
-func check(b *Batch) error {
-	n, err := stream.CountRecords(b.Envelopes)
+func check(p *streampb.Position, envelopes []byte) error {
+	n, err := stream.CountRecords(envelopes)
 	if err == nil {
-		_, err = stream.ParseOffsets(b.Position, n)
+		_, err = stream.ParseOffsets(p, n)
 	}
 	if err != nil {
 		return &Error{Code: CodeProtocol, Err: err}

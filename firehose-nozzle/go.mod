@@ -6,6 +6,7 @@ replace github.com/a1ea6966/loggregator/api => ../api
 
 require (
 	github.com/a1ea6966/loggregator/api v0.0.0
+	go.uber.org/goleak v1.3.0
 	google.golang.org/protobuf v1.36.12
 )
 

@@ -24,7 +24,8 @@ type Stream struct {
 	cancel context.CancelFunc
 	items  chan item     // from the reader to Recv; never closed
 	acks   chan struct{} // says that there is something to flush; never closed
-	quit   chan struct{} // closed by Close
+	quit   chan struct{} // closed by Close, first
+	bye    chan struct{} // closed by Close when it has said goodbye
 	ended  chan struct{} // closed by run when the stream is over
 	done   chan struct{} // closed when both goroutines have returned
 	err    error         // why it is over; set before ended is closed
@@ -40,17 +41,25 @@ type Stream struct {
 	mu      sync.Mutex
 	place   *place // of what is acked
 	read    *place // of what is received, if passes
+	waiting bool   // Recv waits for an item
+	handing bool   // the reader hands an item over, or Recv has not taken it yet
+	backlog []item // without batches, for the next Recv
 	pending []pendingAck
 	conn    *stream.Conn // nil while there is none
 	status  Status
 }
 
-// item is a message for Recv.
+// item is what a message says about the place of the stream, in order: it
+// counts when Recv gets there.
 type item struct {
-	link  int // number of the connection
-	batch *Batch
-	fins  []*streampb.Fin
+	link     int    // number of the connection
+	batch    *Batch // nil when there is nothing to return
+	position *streampb.Position
+	fins     []*streampb.Fin
 }
+
+// maxBacklog bounds the items that wait while nobody calls Recv.
+const maxBacklog = 1024
 
 // Status is a snapshot of a stream, for health checks and metrics.
 type Status struct {
@@ -92,7 +101,7 @@ func open(ctx context.Context, cfg Config, tail bool) (*Stream, error) {
 	s := &Stream{
 		cfg: cfg, addr: addr, passes: tail || cfg.AutoAck,
 		items: make(chan item), acks: make(chan struct{}, 1),
-		quit: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
+		quit: make(chan struct{}), bye: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		status: Status{Since: time.Now()},
 	}
 	cursor, err := decodeCursor(cfg.Cursor)
@@ -134,10 +143,7 @@ func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
 		<-s.ended
 		return nil, s.err
 	}
-	if s.last != nil {
-		s.consumed(s.last)
-		s.last = nil
-	}
+	s.startWaiting()
 	for {
 		select {
 		case it := <-s.items:
@@ -145,6 +151,7 @@ func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
 				return b, nil
 			}
 		case <-ctx.Done():
+			s.stopWaiting()
 			return nil, ctx.Err()
 		case <-s.quit:
 			<-s.ended
@@ -155,26 +162,82 @@ func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
 	}
 }
 
-// take makes a received item the caller's.
+// startWaiting says that Recv waits: everything it has returned before is
+// consumed, if it passes.
+func (s *Stream) startWaiting() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil {
+		s.consumed(s.last)
+		s.last = nil
+	}
+	for _, it := range s.backlog {
+		s.note(it)
+	}
+	s.backlog = nil
+	s.waiting = true
+}
+
+func (s *Stream) stopWaiting() {
+	s.mu.Lock()
+	s.waiting = false
+	s.mu.Unlock()
+}
+
+// hand gives an item to Recv. It blocks until a batch is taken.
+func (s *Stream) hand(it item) error {
+	s.mu.Lock()
+	switch {
+	case it.batch == nil && (s.waiting || !s.passes) && !s.handing:
+		s.note(it)
+		s.mu.Unlock()
+		return nil
+	case it.batch == nil && len(s.backlog) < maxBacklog:
+		s.backlog = append(s.backlog, it)
+		s.mu.Unlock()
+		return nil
+	}
+	s.handing = true
+	s.mu.Unlock()
+	select {
+	case s.items <- it:
+		return nil
+	case <-s.quit:
+		if it.batch != nil {
+			it.batch.Release()
+		}
+		return errClosed
+	}
+}
+
+// take makes an item Recv's.
 func (s *Stream) take(it item) *Batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := it.batch
-	has := len(b.Envelopes) > 0 || len(b.Gaps) > 0
-	if b.Position != nil {
-		b.mark = s.place.at(b.Position, it.link, has)
+	s.handing = false
+	s.note(it)
+	if it.batch == nil {
+		return nil
+	}
+	s.waiting = false
+	s.status.Unacked++
+	if s.passes {
+		s.last = it.batch
+	}
+	return it.batch
+}
+
+// note takes note of an item; mu is held.
+func (s *Stream) note(it item) {
+	if it.position != nil {
+		m := s.place.at(it.position, it.link, it.batch != nil)
+		if it.batch != nil {
+			it.batch.mark = m
+		}
 	}
 	for _, f := range it.fins {
 		s.place.finish(f.GetDoppler(), f.GetEpoch())
 	}
-	if !has {
-		return nil
-	}
-	s.status.Unacked++
-	if s.passes {
-		s.last = b
-	}
-	return b
 }
 
 // Cursor returns where to continue after everything that is acked, for
@@ -227,6 +290,7 @@ func (s *Stream) Close() error {
 			// The connection ends with it in any case.
 			_ = conn.Close(stream.CloseNormal, "")
 		}
+		close(s.bye)
 		s.cancel()
 		<-s.done
 	})
