@@ -91,8 +91,8 @@ func (s *Sender) push(ctx context.Context, out *call, all []*template, r Run, se
 		t := all[turn%len(all)]
 		for from := 0; from < len(t.frames); {
 			now := time.Now()
-			if ctx.Err() != nil || r.For > 0 && now.Sub(start) >= r.For || r.Count > 0 && sent.Envelopes >= r.Count {
-				return nil
+			if ctx.Err() != nil || r.over(now.Sub(start), sent.Envelopes) {
+				return nil //nolint:nilerr // ending early is no error of a run
 			}
 			due := r.due(t, from, sent.Envelopes, now.Sub(start))
 			if due == from {
@@ -109,6 +109,11 @@ func (s *Sender) push(ctx context.Context, out *call, all []*template, r Run, se
 			from = due
 		}
 	}
+}
+
+// over tells whether one of the limits is reached.
+func (r Run) over(elapsed time.Duration, sent uint64) bool {
+	return r.For > 0 && elapsed >= r.For || r.Count > 0 && sent >= r.Count
 }
 
 // due returns up to which frame the template may be sent now: all of it, or of

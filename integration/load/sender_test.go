@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
@@ -27,21 +26,20 @@ type server struct {
 	batches []int
 }
 
-func (s *server) take(envs ...*loggregatorv2.Envelope) {
+func (s *server) take(envs ...*loggregatorv2.Envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var records []byte
 	for _, e := range envs {
-		b, err := proto.Marshal(e)
-		if err != nil {
-			panic(err)
-		}
-		s.sizes = append(s.sizes, len(b))
+		s.sizes = append(s.sizes, proto.Size(e))
 		s.sources[e.GetSourceId()]++
-		records = protowire.AppendBytes(protowire.AppendTag(records, 1, protowire.BytesType), b)
 	}
 	s.batches = append(s.batches, len(envs))
+	records, err := proto.Marshal(&loggregatorv2.EnvelopeBatch{Batch: envs})
+	if err != nil {
+		return err
+	}
 	s.ledger.Add(records, time.Now())
+	return nil
 }
 
 func (s *server) BatchSender(in grpc.ClientStreamingServer[loggregatorv2.EnvelopeBatch, loggregatorv2.BatchSenderResponse]) error {
@@ -53,7 +51,9 @@ func (s *server) BatchSender(in grpc.ClientStreamingServer[loggregatorv2.Envelop
 		if err != nil {
 			return err
 		}
-		s.take(batch.GetBatch()...)
+		if err := s.take(batch.GetBatch()...); err != nil {
+			return err
+		}
 	}
 }
 
@@ -66,7 +66,9 @@ func (s *server) Sender(in grpc.ClientStreamingServer[loggregatorv2.Envelope, lo
 		if err != nil {
 			return err
 		}
-		s.take(env)
+		if err := s.take(env); err != nil {
+			return err
+		}
 	}
 }
 

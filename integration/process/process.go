@@ -45,7 +45,7 @@ const keptLog = 1 << 20
 // Start starts a program. On Linux it dies with this process. The caller must
 // see it end, by Stop, Kill or Wait.
 func Start(c Command) (*Process, error) {
-	cmd := exec.Command(c.Path, c.Args...)
+	cmd := exec.CommandContext(context.Background(), c.Path, c.Args...) // signals end it
 	cmd.Env = append(os.Environ(), c.Env...)
 	cmd.Stdin, cmd.Stdout = c.Stdin, c.Stdout
 	cmd.SysProcAttr = dieWithParent()

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -27,7 +28,7 @@ func UsageOf(pid int) (Usage, error) {
 		return Usage{}, fmt.Errorf("read usage: %w", err)
 	}
 	// The name in parentheses may contain anything; fields count from its end.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	const user, system = 11, 12
 	if len(fields) <= system {
 		return Usage{}, fmt.Errorf("read usage: %q is not understood", stat)

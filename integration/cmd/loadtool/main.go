@@ -96,7 +96,7 @@ func (s *settings) flags() *flag.FlagSet {
 	return f
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string) (err error) {
 	var s settings
 	f := s.flags()
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -113,7 +113,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := s.prepare(ctx, dir); err != nil {
 		return err
 	}

@@ -1,0 +1,114 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/a1ea6966/loggregator/integration/process"
+)
+
+// understood starts a program with the flags of a deployment file and a flag
+// that does not exist: when that is all it complains about, the rest is right.
+func understood(ctx context.Context, t *testing.T, name string, args []string) {
+	t.Helper()
+	p := launch(t, name, process.Command{Args: append(slices.Clone(args), "--no-such-flag")})
+	code, err := p.Wait(ctx)
+	if err != nil || code != 2 {
+		t.Fatalf("%s %q: code %d, %v:\n%s", name, args, code, err, p.Log())
+	}
+	if faults := p.Log(); !strings.Contains(faults, "1 fault ") || !strings.Contains(faults, "no-such-flag") {
+		t.Errorf("%s %q has faults:\n%s", name, args, faults)
+	}
+}
+
+func TestComposeFile(t *testing.T) {
+	ctx := deadline(t)
+	options, err := cli.NewProjectOptions([]string{"../deploy/compose/compose.yaml"}, cli.WithProfiles([]string{"*"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := options.LoadProject(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[string]bool)
+	for _, s := range project.Services {
+		if _, err := os.Stat(filepath.Join(s.Build.Context, s.Build.Dockerfile)); err != nil {
+			t.Error(err)
+		}
+		if len(s.Entrypoint) == 0 {
+			continue // lgr, which reads what it is given
+		}
+		found[s.Entrypoint[0]] = true
+		understood(ctx, t, s.Entrypoint[0], s.Command)
+		checkMounts(t, project, s)
+	}
+	for _, name := range []string{process.Doppler, process.TrafficController, process.Nozzle} {
+		if !found[name] {
+			t.Errorf("no service runs %s", name)
+		}
+	}
+}
+
+// checkMounts checks that every file a service is told of lies in a volume.
+func checkMounts(t *testing.T, project *types.Project, s types.ServiceConfig) {
+	t.Helper()
+	for _, arg := range s.Command {
+		_, path, ok := strings.Cut(arg, "=/")
+		if !ok {
+			continue
+		}
+		path = "/" + path
+		if !slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool { return strings.HasPrefix(path, v.Target+"/") }) {
+			t.Errorf("service %s uses %s, which is in none of its volumes", s.Name, path)
+		}
+	}
+	for _, v := range s.Volumes {
+		if _, ok := project.Volumes[v.Source]; !ok {
+			t.Errorf("service %s uses the volume %q, which is not declared", s.Name, v.Source)
+		}
+	}
+}
+
+func TestSystemdUnits(t *testing.T) {
+	ctx := deadline(t)
+	dir := t.TempDir()
+	for _, name := range []string{process.Doppler, process.TrafficController, process.Nozzle} {
+		unit, err := os.ReadFile("../deploy/systemd/" + name + ".service")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const installed = "/usr/local/bin/"
+		start := installed + name + " --config /etc/loggregator/" + name + ".yaml"
+		if !bytes.Contains(unit, []byte("ExecStart="+start+"\n")) {
+			t.Errorf("%s.service does not start %q", name, start)
+		}
+		understood(ctx, t, name, []string{"--config", "../deploy/systemd/" + name + ".yaml"})
+		here := bytes.ReplaceAll(unit, []byte(installed), []byte(programs.Path("")+"/"))
+		if err := os.WriteFile(filepath.Join(dir, name+".service"), here, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verifier, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Log("NOT VERIFIED by systemd itself: there is no systemd-analyze on this machine")
+		return
+	}
+	units, err := filepath.Glob(dir + "/*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(ctx, verifier, append([]string{"verify"}, units...)...).CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
