@@ -236,11 +236,16 @@ func (l *link) message(buf *stream.Buffer) error {
 	l.heard(&m)
 	it := item{link: l.number, position: m.GetPosition(), fins: m.GetFins()}
 	it.batch, err = l.batch(&m, envelopes, buf)
-	if err != nil || it.batch == nil && it.position == nil && len(it.fins) == 0 {
+	if err != nil {
 		return err
 	}
-	if err := l.hand(it); err != nil {
-		return err
+	if it.batch != nil || it.position != nil || len(it.fins) > 0 {
+		if err := l.hand(it); err != nil {
+			return err
+		}
+	}
+	if len(m.GetWatching()) > 0 {
+		l.notify(Notice{Kind: Live})
 	}
 	for _, f := range it.fins {
 		l.notify(Notice{Kind: DopplerLeft, Doppler: f.GetDoppler()})
