@@ -107,6 +107,7 @@ func (b *Bench) openFirehoses(ctx context.Context, n int, rate float64, query ur
 	for i := range n {
 		confs = append(confs, load.ReaderConfig{
 			URL: b.url(i), Subscription: fmt.Sprintf("bench-%d", i), Rate: rate, Query: query,
+			Direct: b.setup.Controllers == 0,
 		})
 	}
 	b.full = append(b.full, firehose)
@@ -132,7 +133,13 @@ func (b *Bench) open(ctx context.Context, label string, confs []load.ReaderConfi
 	return opened.Took, err
 }
 
-func (b *Bench) url(i int) string { return b.pipeline.URL(i % b.setup.Controllers) }
+// url is of the Traffic Controllers in turn, or, without any, of the Doppler.
+func (b *Bench) url(i int) string {
+	if b.setup.Controllers == 0 {
+		return "ws://" + b.pipeline.Dopplers[0].Addrs[pipeline.Stream]
+	}
+	return b.pipeline.URL(i % b.setup.Controllers)
+}
 
 func (b *Bench) totals(ctx context.Context, p worker.TotalsParams) (map[string]worker.Total, error) {
 	var totals map[string]worker.Total

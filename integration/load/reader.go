@@ -25,6 +25,9 @@ type ReaderConfig struct {
 	Subscription string
 	SourceID     string
 	Source       int
+	// Direct says that URL is a Doppler's stream listener: the reader is then
+	// what a Traffic Controller is otherwise, for a Firehose only.
+	Direct bool
 	// Query is added to the URL.
 	Query url.Values
 	// Ack makes the reader ack each batch itself; else the Traffic Controller
@@ -89,7 +92,7 @@ func OpenReader(ctx context.Context, conf ReaderConfig) (*Reader, error) {
 	}
 	var err error
 	r.conn, err = stream.Dial(ctx, r.target(), stream.DialOptions{
-		TLS: conf.TLS, Subprotocol: stream.Subprotocol, SocketBuffer: conf.SocketBuffer,
+		TLS: conf.TLS, Subprotocol: subprotocol(conf.Direct), SocketBuffer: conf.SocketBuffer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open reader: %w", err)
@@ -105,9 +108,20 @@ func OpenReader(ctx context.Context, conf ReaderConfig) (*Reader, error) {
 	return r, nil
 }
 
+func subprotocol(direct bool) string {
+	if direct {
+		return ""
+	}
+	return stream.Subprotocol
+}
+
 func (r *Reader) target() string {
 	query := url.Values{}
 	maps.Copy(query, r.conf.Query)
+	if r.conf.Direct {
+		query.Set("shard_id", r.conf.Subscription)
+		return r.conf.URL + stream.PathFirehose + "?" + query.Encode()
+	}
 	path := "/apps/" + url.PathEscape(r.conf.SourceID) + "/stream"
 	if r.conf.Subscription != "" {
 		path = "/firehose/" + url.PathEscape(r.conf.Subscription)
@@ -157,7 +171,12 @@ func (r *Reader) read(ctx context.Context) (*streampb.Batch, error) {
 		return nil, err
 	}
 	r.take(batch, records)
-	if r.conf.Ack && batch.GetLease() != nil {
+	if r.conf.Direct && batch.GetLease() != nil {
+		if err := r.conn.Send(ctx, stream.AppendSent(nil, batch.GetLease().GetId())); err != nil {
+			return nil, err
+		}
+	}
+	if (r.conf.Ack || r.conf.Direct) && batch.GetLease() != nil {
 		if err := r.ack(ctx, batch); err != nil {
 			return nil, err
 		}

@@ -124,7 +124,6 @@ func (w *work) send(params []SendParams) (load.Sent, error) {
 		total load.Sent
 		errs  []error
 	)
-	start := time.Now()
 	for _, p := range params {
 		secure, err := pipeline.IngressTLS(p.Certs)
 		if err != nil {
@@ -141,12 +140,12 @@ func (w *work) send(params []SendParams) (load.Sent, error) {
 				defer mu.Unlock()
 				total.Envelopes += sent.Envelopes
 				total.Bytes += sent.Bytes
+				total.Elapsed = max(total.Elapsed, sent.Elapsed)
 				errs = append(errs, err)
 			})
 		}
 	}
 	all.Wait()
-	total.Elapsed = time.Since(start)
 	return total, errors.Join(errs...)
 }
 

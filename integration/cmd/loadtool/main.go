@@ -69,7 +69,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.Plan.Batch, "batch", 100, "envelopes per message; 0 sends single ones")
 	f.IntVar(&s.Senders, "senders", 4, "connections to each Doppler")
 	f.IntVar(&s.Dopplers, "dopplers", 1, "Dopplers to start")
-	f.IntVar(&s.Controllers, "controllers", 1, "Traffic Controllers to start")
+	f.IntVar(&s.Controllers, "controllers", 1, "Traffic Controllers to start; 0 reads the Doppler directly")
 	f.IntVar(&s.Firehoses, "firehoses", 1, "Firehose readers, each of everything")
 	f.IntVar(&s.Tails, "tails", 0, "tails, of the sources in turn")
 	f.Float64Var(&s.Rate, "rate", 50_000, "envelopes per second, where the mode does not choose")
