@@ -1,0 +1,564 @@
+package fanout
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// Config is what a Hub needs. Every field has to be set.
+type Config struct {
+	Name         string        // of this Traffic Controller
+	TailBytes    int64         // that one tail may hold
+	AllBytes     int64         // that all tails may hold, shared frames counted once
+	GatherWithin time.Duration // how long history of one Doppler waits for that of the others
+	LostAfter    time.Duration // how long a Doppler may be away from the set before it is given up
+	Heartbeat    time.Duration // longest silence on a tail
+
+	// Read is called with what a leg needs to know; the answer comes with
+	// Hub.Answer. Ready is called when a tail has something to write and Flush
+	// should be called for it. Neither may block or call back.
+	// End is called when the hub gives a tail up: its connection should be closed
+	// so. It may not block or call back either.
+	Read  func(Read)
+	Ready func(*Tail)
+	End   func(t *Tail, code stream.CloseCode, reason string)
+}
+
+// Hub joins links and tails. Its methods may run concurrently; none of them
+// blocks for long.
+type Hub struct {
+	// static
+	cfg    Config
+	log    *slog.Logger
+	budget *budget
+
+	// guarded by mu
+	mu      sync.Mutex
+	now     time.Time
+	maker   maker
+	links   map[string]*link // by name of the Doppler
+	sources map[string]*source
+	tails   map[*Tail]struct{}
+	joining map[*Tail]struct{} // that have legs
+	hello   *frame
+	beat    *frame
+	beatAt  time.Time
+	last    uint64 // number of a tail
+	serial  uint64 // of a read
+	runs    spec   // scratch
+
+	received atomic.Uint64 // envelopes that came over links
+	dropped  atomic.Uint64 // envelopes that tails were told they miss, for their own slowness
+}
+
+// source is a watched source.
+type source struct {
+	id     string
+	groups []*group
+}
+
+// group are the tails of a source with the same filter. They share frames.
+type group struct {
+	source *source
+	filter Filter
+	tails  []*Tail
+}
+
+func (g *group) eachTail(visit func(*Tail)) {
+	for _, t := range g.tails {
+		visit(t)
+	}
+}
+
+// everyTail are the holders of frames that go to any tail.
+type everyTail struct{ hub *Hub }
+
+func (e everyTail) eachTail(visit func(*Tail)) {
+	for t := range e.hub.tails {
+		visit(t)
+	}
+}
+
+// NewHub returns a Hub without links and tails.
+func NewHub(cfg Config, now time.Time, log *slog.Logger) (*Hub, error) {
+	h := &Hub{
+		cfg: cfg, log: log, now: now, budget: &budget{limit: cfg.AllBytes},
+		links: map[string]*link{}, sources: map[string]*source{},
+		tails: map[*Tail]struct{}{}, joining: map[*Tail]struct{}{},
+	}
+	h.maker.budget = h.budget
+	var err error
+	h.hello, err = h.maker.make(&spec{hello: &streampb.Hello{
+		Version: stream.Version, Server: cfg.Name, HeartbeatMillis: uint32(cfg.Heartbeat.Milliseconds()),
+	}}, everyTail{h})
+	return h, err
+}
+
+// ErrSameDoppler says that a Doppler is linked already, at another address.
+var ErrSameDoppler = errors.New("the same Doppler is linked at another address")
+
+// Connected says that the Doppler at addr has said hello on a new tail link.
+// wake is called, and must not block or call back, when Watch has something to
+// send.
+func (h *Hub) Connected(addr string, hello *streampb.Hello, wake func()) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.squeeze()
+	name := hello.GetServer()
+	if name == "" || hello.GetEpoch() == 0 {
+		return fmt.Errorf("%w: hello without name or epoch", errMalformed)
+	}
+	l := h.links[name]
+	if l == nil {
+		l = newLink(name, h)
+		h.links[name] = l
+		for _, s := range h.sources {
+			l.watch(s)
+		}
+	} else if l.up && l.addr != addr {
+		return fmt.Errorf("%w: %s is %s", ErrSameDoppler, name, l.addr)
+	}
+	l.gone = time.Time{}
+	l.connected(hello, addr, wake)
+	return nil
+}
+
+// Watch returns the next message to send to the Doppler at addr, or nil.
+func (h *Hub) Watch(addr string) *streampb.Watch {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.at(addr); l != nil {
+		return l.take()
+	}
+	return nil
+}
+
+// Batch takes a message of the Doppler at addr, its metadata decoded. Neither
+// part is kept. The error means that the connection is to be ended.
+func (h *Hub) Batch(addr string, b *streampb.Batch, records []byte) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.squeeze()
+	l := h.at(addr)
+	if l == nil || !l.up {
+		return fmt.Errorf("%w: before hello", errMalformed)
+	}
+	h.received.Add(uint64(b.GetPosition().GetCount()))
+	return l.batch(b, records)
+}
+
+// Disconnected says that the tail link to addr is gone. It will be back, with
+// Connected, unless Removed is called.
+func (h *Hub) Disconnected(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.at(addr); l != nil && l.up {
+		l.disconnected()
+	}
+}
+
+// Removed says that addr is no Doppler any more. Should the one that was there
+// not come back at another address, its tails are told.
+func (h *Hub) Removed(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.at(addr); l != nil {
+		l.gone = h.now
+	}
+}
+
+func (h *Hub) at(addr string) *link {
+	for _, l := range h.links {
+		if l.addr == addr {
+			return l
+		}
+	}
+	return nil
+}
+
+// Open adds a tail that writes to conn. Close has to follow.
+func (h *Hub) Open(conn Conn, o Options) *Tail {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.squeeze()
+	h.last++
+	t := newTail(h, conn, o)
+	h.tails[t] = struct{}{}
+	s := h.sources[o.Source]
+	if s == nil {
+		s = &source{id: o.Source}
+		h.sources[o.Source] = s
+		for _, l := range h.links {
+			l.watch(s)
+		}
+	}
+	t.source = s
+	t.group = s.group(t.filter)
+	t.group.tails = append(t.group.tails, t)
+	t.enqueue(h.hello)
+	h.joining[t] = struct{}{}
+	t.gathering = t.newest()
+	for _, l := range h.links {
+		t.newLeg(l.name)
+	}
+	for name := range t.cursor {
+		if t.leg(name) == nil {
+			t.newLeg(name)
+		}
+	}
+	for _, l := range h.links {
+		if w := l.bySource[s.id]; w != nil && w.joined {
+			t.join(l, place{l.next, w.counts.of(t.filter.Mask)}, false)
+		}
+	}
+	t.gathered()
+	if len(t.legs) == 0 {
+		delete(h.joining, t)
+	}
+	return t
+}
+
+// group finds or makes the group of a filter.
+func (s *source) group(f Filter) *group {
+	key := f.key()
+	for _, g := range s.groups {
+		if g.filter.key() == key {
+			return g
+		}
+	}
+	g := &group{source: s, filter: f}
+	s.groups = append(s.groups, g)
+	return g
+}
+
+// Close takes the tail out. It may be called again.
+func (t *Tail) Close() {
+	h := t.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t.closed {
+		return
+	}
+	t.closed = true
+	for len(t.legs) > 0 {
+		t.removeLeg(t.legs[0])
+	}
+	t.q.close()
+	delete(h.tails, t)
+	delete(h.joining, t)
+	t.group.tails = remove(t.group.tails, t)
+	if len(t.group.tails) > 0 {
+		return
+	}
+	s := t.source
+	s.groups = remove(s.groups, t.group)
+	if len(s.groups) > 0 {
+		return
+	}
+	delete(h.sources, s.id)
+	for _, l := range h.links {
+		l.unwatch(s)
+	}
+}
+
+func remove[T comparable](list []T, v T) []T {
+	for i, o := range list {
+		if o == v {
+			last := len(list) - 1
+			list[i] = list[last]
+			clear(list[last:])
+			return list[:last]
+		}
+	}
+	return list
+}
+
+// joined is an event of a link.
+func (h *Hub) joined(w *watch) {
+	for _, g := range w.source.groups {
+		at := place{w.join, w.counts.of(g.filter.Mask)}
+		for _, t := range g.tails {
+			t.join(w.link, at, w.late())
+		}
+	}
+}
+
+// envelopes is an event of a link.
+func (h *Hub) envelopes(w *watch, items []item, next uint64) {
+	for _, g := range w.source.groups {
+		s := h.cut(w, g.filter, items)
+		if len(s.records) == 0 {
+			continue
+		}
+		s.doppler, s.epoch, s.end, s.placed = w.link.name, w.link.epoch, next, true
+		h.send(w.link, s, g)
+	}
+}
+
+// cut picks what a filter wants of a watch's items.
+func (h *Hub) cut(w *watch, f Filter, items []item) *spec {
+	s := &h.runs
+	*s = spec{deltas: s.deltas[:0], records: s.records[:0], matched: w.counts.of(f.Mask)}
+	last := uint64(0)
+	even := true
+	for i := w.head; i >= 0; i = items[i].next {
+		it := &items[i]
+		if !f.Mask.Has(it.class) {
+			continue
+		}
+		s.matched++
+		if f.Names != nil && !matchRecord(it.record, f.Names) {
+			continue
+		}
+		if len(s.records) == 0 {
+			s.first = it.offset
+		} else {
+			s.deltas = append(s.deltas, uint32(it.offset-last))
+			even = even && it.offset == last+1
+		}
+		last = it.offset
+		s.records = append(s.records, it.record)
+	}
+	if even {
+		s.deltas = s.deltas[:0]
+	}
+	return s
+}
+
+func matchRecord(record []byte, names []string) bool {
+	env, _, ok := envelope.Next(record)
+	return ok && envelope.MatchName(env, names)
+}
+
+// send makes a frame for the tails of a group.
+func (h *Hub) send(l *link, s *spec, g *group) {
+	f, err := h.maker.make(s, g)
+	if err != nil {
+		h.log.Error("frame for tails", "error", err)
+		return
+	}
+	for _, t := range g.tails {
+		t.offer(l, f)
+	}
+	f.release()
+}
+
+// missed is an event of a link.
+func (h *Hub) missed(w *watch, gap *streampb.Gap) {
+	for _, g := range w.source.groups {
+		h.missedBy(w, gap, g)
+	}
+}
+
+// missedBy tells the tails of a group a gap of their source.
+func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
+	l, lost := w.link, countsOf(gap.GetClassCounts())
+	n := lost.of(g.filter.Mask)
+	own := &streampb.Gap{
+		From: gap.GetFrom(), To: gap.GetTo(), Count: n, Precision: gap.GetPrecision(), Reason: gap.GetReason(),
+		Doppler: l.name, Epoch: l.epoch,
+	}
+	if n == 0 && gap.GetPrecision() == streampb.Gap_EXACT {
+		return
+	}
+	if g.filter.Names != nil {
+		own.Precision, own.Count = streampb.Gap_UNKNOWN, 0
+	}
+	end := max(gap.GetTo(), l.next)
+	s := spec{
+		doppler: l.name, epoch: l.epoch, first: end, end: end, matched: w.counts.of(g.filter.Mask) + n,
+		placed: own.Precision == streampb.Gap_EXACT,
+	}
+	after, vague := s, s
+	s.gaps = []*streampb.Gap{own}
+	vague.placed = false
+	vague.gaps = []*streampb.Gap{{Precision: streampb.Gap_UNKNOWN, Reason: own.Reason, Doppler: l.name, Epoch: l.epoch}}
+	var told, corrected, crossed *frame
+	for _, t := range g.tails {
+		// What lies before the place where a tail has joined is its history;
+		// it only has to know how many there were.
+		switch at := t.joinedAt(l); {
+		case gap.GetTo() == 0 || gap.GetFrom() >= at:
+			told = h.offer(t, l, told, &s, g)
+		case gap.GetTo() > at:
+			crossed = h.offer(t, l, crossed, &vague, g)
+			corrected = h.offer(t, l, corrected, &after, g)
+		case after.placed:
+			corrected = h.offer(t, l, corrected, &after, g)
+		}
+	}
+	for _, f := range []*frame{told, corrected, crossed} {
+		if f != nil {
+			f.release()
+		}
+	}
+}
+
+// offer offers f to a tail; it makes it first, if it is not made yet.
+func (h *Hub) offer(t *Tail, l *link, f *frame, s *spec, g *group) *frame {
+	if f == nil {
+		var err error
+		if f, err = h.maker.make(s, g); err != nil {
+			h.log.Error("gap for tails", "error", err)
+			return nil
+		}
+	}
+	t.offer(l, f)
+	return f
+}
+
+// lost is an event of a link.
+func (h *Hub) lost(l *link, why streampb.Gap_Reason) {
+	f, err := h.maker.make(&spec{gaps: []*streampb.Gap{{
+		Precision: streampb.Gap_UNKNOWN, Reason: why, Doppler: l.name, Epoch: l.epoch,
+	}}}, everyTail{h})
+	if err != nil {
+		h.log.Error("gap for tails", "error", err)
+		return
+	}
+	h.tell(l, f, true)
+	f.release()
+}
+
+// tell offers a frame to every tail that has joined the link, or to those that
+// wait to join as well.
+func (h *Hub) tell(l *link, f *frame, waiting bool) {
+	for _, w := range l.watches {
+		if !w.joined && !waiting {
+			continue
+		}
+		for _, g := range w.source.groups {
+			for _, t := range g.tails {
+				t.offer(l, f)
+			}
+		}
+	}
+}
+
+// ends is an event of a link.
+func (h *Hub) ends(l *link) {
+	for t := range h.joining {
+		t.epochEnds(l)
+	}
+}
+
+// fin is an event of a link.
+func (h *Hub) fin(l *link, end uint64) {
+	f, err := h.maker.make(&spec{fin: &streampb.Fin{Doppler: l.name, Epoch: l.epoch, End: end}}, everyTail{h})
+	if err != nil {
+		h.log.Error("fin for tails", "error", err)
+		return
+	}
+	h.tell(l, f, false)
+	f.release()
+}
+
+// refused is an event of a link. Without one Doppler a tail is not whole.
+func (h *Hub) refused(w *watch, why string) {
+	for _, g := range w.source.groups {
+		for _, t := range g.tails {
+			h.cfg.End(t, stream.CloseOverLimit, w.link.name+": "+why)
+		}
+	}
+}
+
+// squeeze drops the oldest frames while tails hold more than all of them may.
+// mu is held.
+func (h *Hub) squeeze() {
+	for f := h.budget.oldest(); f != nil; f = h.budget.oldest() {
+		f.holders.eachTail(func(t *Tail) { t.dropFrame(f) })
+		f.release()
+	}
+}
+
+// Tick lets time pass: what has waited too long goes on without. It is to be
+// called a few times a second.
+func (h *Hub) Tick(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.squeeze()
+	h.now = now
+	for t := range h.joining {
+		t.tick()
+	}
+	for name, l := range h.links {
+		if !l.gone.IsZero() && !l.up && now.Sub(l.gone) >= h.cfg.LostAfter {
+			l.end()
+			delete(h.links, name)
+			for t := range h.joining {
+				t.dopplerGone(name)
+			}
+		}
+	}
+	h.heartbeat()
+}
+
+// heartbeat gives a sign of life to tails that have had nothing for a while.
+func (h *Hub) heartbeat() {
+	if h.beat != nil {
+		h.beat.release()
+		h.beat = nil
+	}
+	before := h.now.Add(-h.cfg.Heartbeat).UnixNano()
+	for t := range h.tails {
+		if t.wrote.Load() > before {
+			continue
+		}
+		if h.beat == nil {
+			var err error
+			h.beat, err = h.maker.make(&spec{beat: &streampb.Heartbeat{Timestamp: h.now.UnixNano()}}, everyTail{h})
+			if err != nil {
+				h.log.Error("heartbeat for tails", "error", err)
+				return
+			}
+		}
+		t.enqueueIdle(h.beat)
+	}
+}
+
+// drained says that the tail has had the history that was read.
+func (h *Hub) drained(t *Tail) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.squeeze()
+	if t.closed {
+		return
+	}
+	for _, g := range append([]*leg(nil), t.legs...) {
+		t.advance(g)
+	}
+}
+
+// Stats are the Hub's totals.
+type Stats struct {
+	Received uint64 // envelopes that came over tail links
+	Dropped  uint64 // envelopes that slow tails were told they miss
+	Tails    int
+	Sources  int
+	Links    int   // that are up
+	Bytes    int64 // held for tails
+}
+
+// Stats may be called at any time.
+func (h *Hub) Stats() Stats {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := Stats{
+		Received: h.received.Load(), Dropped: h.dropped.Load(),
+		Tails: len(h.tails), Sources: len(h.sources), Bytes: h.budget.used.Load(),
+	}
+	for _, l := range h.links {
+		if l.up {
+			s.Links++
+		}
+	}
+	return s
+}

@@ -1,0 +1,256 @@
+package fanout
+
+import (
+	"sync"
+
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// queue is what a tail has still to be sent. When it holds too much, the
+// oldest goes; what is lost with it is counted and told in its place.
+type queue struct {
+	mu      sync.Mutex
+	entries []entry // in order
+	live    int64   // bytes of the frames that came over a link
+	past    int64   // bytes of history
+	spill   int64   // bytes copied for a socket that does not take them
+	busy    bool    // somebody has been told to flush it
+	closed  bool
+
+	dropped uint64 // envelopes, in all
+}
+
+// entry is a frame, or what was lost where frames have been.
+type entry struct {
+	f    *frame
+	past bool // history: made for this tail, on its demand
+	lost *loss
+}
+
+// loss is a gap in the making, of one epoch.
+type loss struct {
+	doppler string
+	epoch   uint64
+	end     uint64
+	matched uint64 // by class, before end
+	gaps    []*streampb.Gap
+}
+
+// push appends a frame, whose reference it takes over, and drops the oldest
+// live frames beyond room bytes, but not the last. It reports whether somebody
+// has to be told to flush.
+func (q *queue) push(f *frame, past bool, room int64) (flush bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		f.release()
+		return false
+	}
+	q.append(f, past)
+	for q.live+q.spill > room && q.dropOldest() {
+	}
+	flush = !q.busy
+	q.busy = true
+	return flush
+}
+
+// pushIdle appends a frame, with a reference of its own, to a queue that is
+// empty. It reports whether somebody has to be told to flush.
+func (q *queue) pushIdle(f *frame) (flush bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.busy || len(q.entries) > 0 {
+		return false
+	}
+	q.append(f.retain(), false)
+	q.busy = true
+	return true
+}
+
+func (q *queue) append(f *frame, past bool) {
+	q.entries = append(q.entries, entry{f: f, past: past})
+	q.account(q.entries[len(q.entries)-1], 1)
+}
+
+func (q *queue) account(e entry, sign int64) {
+	switch {
+	case e.f == nil:
+	case e.past:
+		q.past += sign * e.f.size()
+	default:
+		q.live += sign * e.f.size()
+	}
+}
+
+// dropOldest drops the oldest live frame, unless it is the last of the queue.
+func (q *queue) dropOldest() bool {
+	for i := range len(q.entries) - 1 {
+		if e := q.entries[i]; e.f != nil && !e.past && !e.f.pinned {
+			q.drop(i)
+			return true
+		}
+	}
+	return false
+}
+
+// dropFrame drops f if it is there.
+func (q *queue) dropFrame(f *frame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, e := range q.entries {
+		if e.f == f && !f.pinned {
+			q.drop(i)
+			return
+		}
+	}
+}
+
+// drop puts what is lost with frame i in its place, or to what was lost of the
+// same epoch before.
+func (q *queue) drop(i int) {
+	e := q.entries[i]
+	q.account(e, -1)
+	f := e.f
+	defer f.release()
+	q.dropped += f.count
+	at := i
+	for ; at >= 0; at-- {
+		if l := q.entries[at].lost; l != nil && l.doppler == f.doppler && l.epoch == f.epoch {
+			l.add(f)
+			break
+		}
+	}
+	if at < 0 && f.placed {
+		l := &loss{doppler: f.doppler, epoch: f.epoch}
+		l.add(f)
+		q.entries[i] = entry{lost: l}
+		return
+	}
+	copy(q.entries[1:i+1], q.entries[:i])
+	q.entries[0] = entry{}
+	q.entries = q.entries[1:]
+}
+
+// add notes what is lost with a frame, which comes after all that was lost
+// before.
+func (l *loss) add(f *frame) {
+	for _, g := range f.gaps {
+		l.gap(g.GetFrom(), g.GetTo(), g.GetCount(), g.GetReason())
+	}
+	if f.count > 0 {
+		l.gap(f.first, f.end, f.count, streampb.Gap_QUEUE_FULL)
+	}
+	l.end, l.matched = max(l.end, f.end), max(l.matched, f.matched)
+}
+
+func (l *loss) gap(from, to, count uint64, why streampb.Gap_Reason) {
+	for _, g := range l.gaps {
+		if g.Reason == why {
+			g.From, g.To = min(g.From, from), max(g.To, to)
+			g.Count += count
+			return
+		}
+	}
+	l.gaps = append(l.gaps, &streampb.Gap{
+		From: from, To: to, Count: count, Reason: why, Doppler: l.doppler, Epoch: l.epoch,
+	})
+}
+
+// spec is the frame that tells the loss.
+func (l *loss) spec() *spec {
+	return &spec{
+		doppler: l.doppler, epoch: l.epoch, first: l.end, end: l.end, matched: l.matched, gaps: l.gaps, placed: true,
+	}
+}
+
+// take moves the next entries to dst, up to maxBytes but at least one. When
+// there is nothing, the queue is no longer busy.
+func (q *queue) take(dst []entry, maxBytes int64) []entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 || q.closed {
+		q.busy = false
+		return dst
+	}
+	n := 0
+	for size := int64(0); n < len(q.entries); n++ {
+		e := q.entries[n]
+		if e.f != nil {
+			size += e.f.size()
+		}
+		if n > 0 && size > maxBytes {
+			break
+		}
+		q.account(e, -1)
+		dst = append(dst, e)
+		q.entries[n] = entry{}
+	}
+	if n == len(q.entries) {
+		q.entries = nil // an idle tail keeps nothing
+	} else {
+		q.entries = q.entries[n:]
+	}
+	return dst
+}
+
+// state is what a flush leaves behind.
+type state int
+
+const (
+	queueEmpty state = iota // and no longer busy
+	queueSome
+	queueFull // enough for a write at once
+)
+
+// flushed says that what was taken has been written.
+func (q *queue) flushed() state {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case len(q.entries) == 0:
+		q.busy = false
+		return queueEmpty
+	case q.live+q.past >= chunk:
+		return queueFull
+	}
+	return queueSome
+}
+
+// spilled says how many bytes wait in a copy, or no longer do when negative.
+func (q *queue) spilled(bytes int64) {
+	q.mu.Lock()
+	q.spill += bytes
+	q.mu.Unlock()
+}
+
+// level tells what is held.
+func (q *queue) level() (live, past int64, dropped uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.live + q.spill, q.past, q.dropped
+}
+
+// waiting is what is in the queue.
+func (q *queue) waiting() (envelopes uint64, bytes int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range q.entries {
+		if e.f != nil {
+			envelopes += e.f.count
+		}
+	}
+	return envelopes, q.live + q.past + q.spill
+}
+
+// close lets go of everything; what is pushed later is dropped at once.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for _, e := range q.entries {
+		if e.f != nil {
+			e.f.release()
+		}
+	}
+	q.entries, q.live, q.past = nil, 0, 0
+}

@@ -1,0 +1,273 @@
+package fanout
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// Conn is the part of a stream.Conn that a tail needs.
+type Conn interface {
+	// WriteFrames is as in package stream.
+	WriteFrames(bufs [][]byte, release func(spilled bool), timeout time.Duration) error
+	// Close is as in package stream.
+	Close(code stream.CloseCode, reason string) error
+}
+
+// Options say what a tail is to have.
+type Options struct {
+	Source string
+	Filter Filter
+	// Newest is how many envelopes of history it wants, of all Dopplers
+	// together; Since, if not 0, how old they may be (unix nanoseconds).
+	Newest int
+	Since  int64
+	// Cursor, unless nil, is where it was before; the other wishes for
+	// history do not count then.
+	Cursor *streampb.Cursor
+
+	Remote    string // address, for the view
+	UserAgent string
+}
+
+// Tail is one client of one source. It belongs to its Hub.
+type Tail struct {
+	// static
+	hub     *Hub
+	conn    Conn
+	number  uint64
+	options *Options // without cursor
+	opened  time.Time
+	limit   int
+	since   int64
+	source  *source
+	group   *group
+	filter  Filter
+
+	// guarded by the hub's mu
+	cursor    map[string][]*streampb.CursorEntry // nil: came without one
+	legs      []*leg
+	marks     []mark
+	heldBytes int64
+	gathering bool  // the first history has not been sent
+	sent      int   // envelopes of it that were
+	oldest    int64 // time of the first of them
+	closed    bool
+
+	q     queue
+	wants atomic.Bool  // more history, when the queue has no more of it
+	wrote atomic.Int64 // unix ns of the last write
+	slow  atomic.Bool  // its last write had to wait
+
+	ended atomic.Pointer[stream.CloseError] // why this side has closed it
+
+	envelopes atomic.Uint64 // written
+	bytes     atomic.Uint64 // written
+	gaps      atomic.Uint64 // gaps told
+}
+
+// mark is where a tail has joined a link.
+type mark struct {
+	link   *link
+	offset uint64
+}
+
+func newTail(h *Hub, conn Conn, o Options) *Tail {
+	t := &Tail{
+		hub: h, conn: conn, number: h.last, opened: h.now, filter: o.Filter,
+		limit: o.Newest, since: anyTime, oldest: anyTime,
+	}
+	if o.Since != 0 {
+		t.since = o.Since
+	}
+	if o.Cursor != nil {
+		t.cursor = map[string][]*streampb.CursorEntry{}
+		for _, e := range o.Cursor.GetEntries() {
+			t.cursor[e.GetDoppler()] = append(t.cursor[e.GetDoppler()], e)
+		}
+		o.Cursor = nil
+	}
+	t.options = &o
+	t.wrote.Store(h.now.UnixNano())
+	return t
+}
+
+// newest tells whether the tail wants history without a cursor.
+func (t *Tail) newest() bool { return t.cursor == nil && t.limit > 0 }
+
+// eachTail makes the tail the only holder of its own frames.
+func (t *Tail) eachTail(visit func(*Tail)) { visit(t) }
+
+// mark remembers where the tail has joined a link.
+func (t *Tail) mark(l *link, offset uint64) {
+	for i := range t.marks {
+		if t.marks[i].link == l {
+			t.marks[i].offset = offset
+			return
+		}
+	}
+	t.marks = append(t.marks, mark{l, offset})
+}
+
+func (t *Tail) joinedAt(l *link) uint64 {
+	for _, m := range t.marks {
+		if m.link == l {
+			return m.offset
+		}
+	}
+	return 0
+}
+
+// offer gives the tail a frame that came over a link. The tail takes a
+// reference of its own.
+func (t *Tail) offer(l *link, f *frame) {
+	if t.legs != nil {
+		if g := t.leg(l.name); g != nil {
+			switch g.state {
+			case legWaits:
+				if f.pinned {
+					t.enqueue(f)
+				}
+			case legAhead:
+				t.offerAhead(g, f)
+			default:
+				t.hold(g, f)
+			}
+			return
+		}
+	}
+	t.enqueue(f)
+}
+
+// enqueue puts a live frame into the queue, with a reference of its own.
+func (t *Tail) enqueue(f *frame) {
+	if t.q.push(f.retain(), false, t.hub.cfg.TailBytes-t.heldBytes) {
+		t.hub.cfg.Ready(t)
+	}
+}
+
+// enqueueIdle does the same if there is nothing else to write.
+func (t *Tail) enqueueIdle(f *frame) {
+	if t.q.pushIdle(f) {
+		t.hub.cfg.Ready(t)
+	}
+}
+
+// enqueueSpec makes a frame for this tail alone and puts it into the queue.
+func (t *Tail) enqueueSpec(s *spec, past bool) {
+	f, err := t.hub.maker.make(s, t)
+	if err != nil {
+		t.hub.log.Error("frame for a tail", "error", err)
+		return
+	}
+	if t.q.push(f, past, t.hub.cfg.TailBytes-t.heldBytes) {
+		t.hub.cfg.Ready(t)
+	}
+}
+
+// dropFrame drops a frame from wherever the tail has it.
+func (t *Tail) dropFrame(f *frame) {
+	for _, g := range t.legs {
+		if len(g.held) > 0 && g.held[0] == f {
+			t.letGo(g)
+			return
+		}
+	}
+	t.q.dropFrame(f)
+}
+
+// tick lets time pass for the tail's legs.
+func (t *Tail) tick() {
+	now, cfg := t.hub.now, &t.hub.cfg
+	if t.gathering && now.Sub(t.opened) >= cfg.GatherWithin {
+		t.finishGather()
+	}
+	for _, g := range append([]*leg(nil), t.legs...) {
+		waited := now.Sub(g.since)
+		switch {
+		case g.state == legReads:
+			t.advance(g)
+		case g.state == legAhead && waited >= cfg.LostAfter:
+			// No link is so far behind: the cursor is not of this Doppler.
+			t.tellUnknown(g.doppler, g.epoch, streampb.Gap_CURSOR_UNKNOWN)
+			t.caughtUp(g)
+		case g.state == legWaits && waited >= cfg.LostAfter && t.hub.links[g.doppler] == nil:
+			t.giveUp(g)
+		}
+	}
+}
+
+// dopplerGone says that a Doppler is no more.
+func (t *Tail) dopplerGone(name string) {
+	g := t.leg(name)
+	if g != nil && len(g.entries) == 0 {
+		t.removeLeg(g)
+		t.gathered()
+	}
+}
+
+// giveUp tells that a Doppler of the cursor is not to be found. Its place is
+// kept, should it come back.
+func (t *Tail) giveUp(g *leg) {
+	if g.lost {
+		return
+	}
+	g.lost = true
+	for _, e := range g.entries {
+		if !e.GetFinished() {
+			t.tellLost(g.doppler, e.GetEpoch())
+		}
+	}
+}
+
+// Row is what a view shows of a tail.
+type Row struct {
+	Number    uint64
+	Source    string
+	Filter    string
+	Remote    string
+	UserAgent string
+	Opened    time.Time
+	Lag       uint64 // envelopes
+	LagBytes  int64
+	Sent      uint64 // envelopes
+	Bytes     uint64
+	Dropped   uint64 // envelopes, for its own slowness
+	Gaps      uint64 // gaps told
+	Joining   bool   // has not all its history yet
+}
+
+// Row may be called at any time, also after Close.
+func (t *Tail) Row() Row {
+	t.hub.mu.Lock()
+	defer t.hub.mu.Unlock()
+	return t.row()
+}
+
+func (t *Tail) row() Row {
+	lag, bytes := t.q.waiting()
+	_, _, dropped := t.q.level()
+	for _, g := range t.legs {
+		for _, f := range g.held {
+			lag += f.count
+		}
+	}
+	return Row{
+		Number: t.number, Source: t.options.Source, Filter: t.filter.String(), Remote: t.options.Remote,
+		UserAgent: t.options.UserAgent, Opened: t.opened, Lag: lag, LagBytes: bytes + t.heldBytes,
+		Sent: t.envelopes.Load(), Bytes: t.bytes.Load(), Dropped: dropped, Gaps: t.gaps.Load(), Joining: t.gathering || len(t.legs) > 0,
+	}
+}
+
+// Rows shows every tail.
+func (h *Hub) Rows() []Row {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rows := make([]Row, 0, len(h.tails))
+	for t := range h.tails {
+		rows = append(rows, t.row())
+	}
+	return rows
+}
