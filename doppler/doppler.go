@@ -19,6 +19,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/doppler/internal/egress"
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/doppler/internal/recent"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
@@ -31,7 +32,7 @@ type Doppler struct {
 	log      *slog.Logger
 	epoch    uint64
 	ring     *ring.Ring
-	recent   egress.Recent
+	recent   *recent.Store
 	egress   *egress.Server
 	ingress  *ingress.Server
 	registry *prometheus.Registry
@@ -70,17 +71,13 @@ func (d *Doppler) build() error {
 			return fmt.Errorf("TLS: %w", err)
 		}
 	}
-	d.recent = noRecent{}
 	var err error
-	d.ring, err = ring.New(ring.Config{
-		Bytes: cfg.RingBytes,
-		OnEvict: func(e ring.Evicted) {
-			_ = e
-		},
-		BeforeEvict: func(c ring.Chunk) { d.egress.BeforeEvict(c) },
-	})
+	d.recent, err = recent.New(recent.Config{Bytes: cfg.RecentBytes, Logs: cfg.RecentLogs, Metrics: cfg.RecentMetrics})
 	if err != nil {
-		return fmt.Errorf("ring: %w", err)
+		return fmt.Errorf("recent: %w", err)
+	}
+	if err := d.buildRing(); err != nil {
+		return err
 	}
 	d.egress = egress.New(d.ring, d.recent, egress.Config{
 		Doppler: cfg.Name, Epoch: d.epoch, Linger: cfg.Linger, WindowBytes: int(cfg.WindowBytes),
@@ -98,6 +95,32 @@ func (d *Doppler) build() error {
 	}, d.ring)
 	if err != nil {
 		return fmt.Errorf("ingress: %w", err)
+	}
+	return nil
+}
+
+// buildRing makes the ring, which hands what it lets go of to the recent
+// store, a segment at a time.
+func (d *Doppler) buildRing() (err error) {
+	var last uint64 // offset of the segment that goes; evictions do not overlap
+	d.ring, err = ring.New(ring.Config{
+		Bytes: d.cfg.RingBytes,
+		BeforeEvict: func(c ring.Chunk) {
+			d.egress.BeforeEvict(c)
+			if c.Len() > 0 {
+				last = c.First + uint64(c.Len()) - 1
+				d.recent.Begin()
+			}
+		},
+		OnEvict: func(e ring.Evicted) {
+			d.recent.Offer(e.Source, e.Class, e.Ordinal, e.Newer, e.Offset, e.Env)
+			if e.Offset == last {
+				d.recent.End()
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("ring: %w", err)
 	}
 	return nil
 }
@@ -123,6 +146,7 @@ func (d *Doppler) Close() {
 		}
 	}
 	d.ring.Close()
+	d.recent.Close()
 }
 
 // GRPCAddr is where producers connect to.
@@ -140,6 +164,7 @@ func (d *Doppler) Name() string { return d.cfg.Name }
 // Run serves until ctx ends. Then it refuses producers, serves its readers to
 // the end of the ring or for --drain-grace, tells them fin, and returns.
 func (d *Doppler) Run(ctx context.Context) error {
+	defer d.recent.Close()
 	defer d.ring.Close()
 	d.log.Info("listening", "grpc", d.GRPCAddr(), "stream", d.StreamAddr(), "admin", d.AdminAddr(),
 		"name", d.cfg.Name, "epoch", d.epoch, "tls", d.streamTLS != nil, "ring_bytes", d.cfg.RingBytes)
@@ -202,9 +227,4 @@ func (d *Doppler) Ready() error {
 // counters are the totals in heartbeats.
 func (d *Doppler) counters() (accepted, dropped uint64) {
 	return d.ring.Head(), d.ingress.Stats().Dropped.Total()
-}
-
-type noRecent struct{}
-
-func (noRecent) Read(string, envelope.ClassMask, uint64, uint64, int, [envelope.NumClasses]uint64, func(uint64, envelope.Class, []byte)) {
 }

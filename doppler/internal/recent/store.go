@@ -60,6 +60,7 @@ type Store struct {
 
 	// guarded by mu, held from Begin to End
 	mu      sync.Mutex
+	closed  bool
 	blocks  blocks
 	sources map[string]*source
 	shares  shares
@@ -100,8 +101,19 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// Close gives the memory back. No other call may run or follow.
-func (s *Store) Close() { unmapMemory(s.blocks.data) }
+// Close gives the memory back. The store is empty from then on and takes
+// nothing; every call is still allowed.
+func (s *Store) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	unmapMemory(s.blocks.data)
+	s.blocks, s.shares, s.sources = blocks{}, shares{}, make(map[string]*source)
+	s.used, s.held = 0, 0
+}
 
 // Stats returns the present state.
 func (s *Store) Stats() Stats {
@@ -132,6 +144,9 @@ func (s *Store) End() { s.mu.Unlock() }
 // string source.
 func (s *Store) Offer(source string, class envelope.Class, ordinal, newer, offset uint64, env []byte) {
 	limit := s.limits[class]
+	if s.closed {
+		return
+	}
 	if newer >= limit {
 		if ordinal%staleEvery == 0 {
 			s.forget(source, class)

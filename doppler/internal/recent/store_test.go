@@ -380,6 +380,25 @@ func TestTooLargeToKeep(t *testing.T) {
 	check(t, s)
 }
 
+func TestClosed(t *testing.T) {
+	s := newStore(t, Config{Bytes: MinBytes, Logs: 10, Metrics: 10})
+	m := newModel()
+	m.append("s", envelope.Log, 10)
+	m.evict(s, 1)
+	if n := len(m.read(t, s, "s", envelope.AllClasses, 0, 10, 10)); n != 1 {
+		t.Fatal(n)
+	}
+	s.Close()
+	m.append("s", envelope.Log, 10)
+	m.evict(s, 1)
+	if n := len(m.read(t, s, "s", envelope.AllClasses, 0, 10, 10)); n != 0 {
+		t.Errorf("%d envelopes after Close", n)
+	}
+	if st := s.Stats(); st.Bytes != 0 || st.Sources != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestConfigFaults(t *testing.T) {
 	for _, cfg := range []Config{{Bytes: MinBytes - 1}, {Bytes: MinBytes, Logs: -1}, {Bytes: MinBytes, Metrics: -1}} {
 		if _, err := New(cfg); err == nil {
