@@ -4,6 +4,7 @@ package top
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 )
@@ -61,12 +62,19 @@ type Reading struct {
 func (r *Reading) sort() {
 	slices.SortFunc(r.Rings, func(a, b Ring) int { return cmp.Compare(a.Doppler, b.Doppler) })
 	slices.SortFunc(r.Sources, func(a, b Source) int {
-		return cmp.Or(cmp.Compare(b.Rate, a.Rate), cmp.Compare(b.Envelopes, a.Envelopes), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(b.rank(), a.rank()), cmp.Compare(a.ID, b.ID))
 	})
 	slices.SortFunc(r.Subscriptions, func(a, b Subscription) int {
 		return cmp.Or(cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(b.Lag, a.Lag),
 			cmp.Compare(a.key(), b.key()))
 	})
+}
+
+// rank is about the same for rates that are about the same: sources of equal
+// rate are not to change places with every reading.
+func (s Source) rank() float64 {
+	const perE = 6
+	return math.Round(perE * math.Log(s.Rate+0.1))
 }
 
 func (s Subscription) key() string { return s.server + "\x00" + s.ID + "\x00" + s.Member }

@@ -60,7 +60,7 @@ func TestATableOfEverything(t *testing.T) {
 	got := strings.Join(top.View{Title: "lgr top"}.Lines(now, before, 120, 0), "\n")
 	want := strings.TrimPrefix(`
 lgr top   00:00:02
-1,247 envelopes/s from 2 sources; 2 subscriptions with 12,345 lag and 12 dropped
+1,247 envelopes/s from 2 sources; 2 subscriptions, lag 12,345, dropped 12
 
 DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  REACHES BACK
 d1            1,247     1,500  1,000     1.5 MiB  256.0 MiB          43 s

@@ -60,7 +60,7 @@ func (v View) head(now *Reading, columns int) []string {
 		dropped += s.Dropped
 	}
 	title := fmt.Sprintf("%s   %s", v.Title, now.At.Format("15:04:05"))
-	sum := fmt.Sprintf("%s envelopes/s from %s; %s with %s lag and %s dropped",
+	sum := fmt.Sprintf("%s envelopes/s from %s; %s, lag %s, dropped %s",
 		rate(perSecond), plural(known, "source"),
 		plural(len(now.Subscriptions), "subscription"), count(lag), count(dropped))
 	out := []string{v.paint(bold, clip(title, columns)), clip(sum, columns)}
@@ -88,7 +88,7 @@ func plural(n int, what string) string {
 // does not need to the other.
 func share(a, b *table, rows int) {
 	half := rows / 2
-	want := min(len(b.rows), max(half, rows-len(a.rows)))
+	want := min(max(len(b.rows), 1), max(half, rows-len(a.rows)))
 	b.limit(want)
 	a.limit(rows - want)
 }
