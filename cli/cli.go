@@ -50,11 +50,11 @@ type command interface {
 
 const description = `Look at, feed and run a Loggregator pipeline.
 
-    lgr up --demo --tail             all of it on this machine, with apps that log
+    lgr up --demo --tail                all of it on this machine, with apps that log
     some-program | lgr emit -s my-app   send lines
-    lgr logs my-app                  see them, as cf logs shows them
-    lgr firehose                     see everything
-    lgr top                          who sends, who reads, who is behind`
+    lgr logs my-app                     see them, as cf logs shows them
+    lgr firehose                        see everything
+    lgr top                             who sends, who reads, who is behind`
 
 // Run does what args (without the program's name) say, until it is done or ctx
 // ends, and returns what to exit with. It may be called concurrently, but kong

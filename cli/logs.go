@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ type logsCommand struct {
 	Reader readerFlags `embed:""`
 	Show   showFlags   `embed:""`
 
-	Recent recent   `placeholder:"N" help:"Show the newest N logs that are held, 1000 if N is not given, and exit."`
+	Recent recent   `placeholder:"N" help:"Show the newest logs that are held and exit: 1000, or N with --recent=N."`
 	Tail   int      `short:"n" placeholder:"N" help:"Begin with the newest N logs that are held, then follow."`
 	Since  string   `placeholder:"WHEN" help:"Begin with what was logged since then (10m, or 2006-01-02T15:04:05Z), then follow."`
 	Type   []string `sep:"," default:"log" placeholder:"TYPE" help:"Show log, counter, gauge, timer, event, or all; may be repeated (default ${default})."`
@@ -48,6 +49,9 @@ func (c *logsCommand) check() error {
 	if _, err := envelope.MaskOf(c.Type...); err != nil {
 		faults = append(faults, fmt.Errorf("--type: %w", err))
 	}
+	if i := slices.IndexFunc(c.Source, isNumber); i >= 0 && c.Recent == defaultRecent {
+		faults = append(faults, fmt.Errorf("--recent: write --recent=%s; %[1]s would be a source", c.Source[i]))
+	}
 	if c.Tail < 0 {
 		faults = append(faults, fmt.Errorf("--tail: %d is not a number from 1 on", c.Tail))
 	}
@@ -58,6 +62,11 @@ func (c *logsCommand) check() error {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+func isNumber(id string) bool {
+	_, err := strconv.Atoi(id)
+	return err == nil
 }
 
 func unique(ids []string) []string {
