@@ -11,5 +11,15 @@ replace github.com/a1ea6966/loggregator/firehose-nozzle => ../..
 require (
 	github.com/a1ea6966/loggregator/api v0.0.0
 	github.com/a1ea6966/loggregator/firehose-nozzle v0.0.0
-	github.com/a1ea6966/loggregator/internal v0.0.0
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
+	github.com/cenkalti/backoff/v4 v4.3.0 // indirect
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+	google.golang.org/grpc v1.85.0 // indirect
+	nhooyr.io/websocket v1.8.17 // indirect
 )
