@@ -86,7 +86,7 @@ func (c *Conn) writeLate() bool {
 		}
 	}
 	if n < len(frames) {
-		if err := c.writeBlocking(frames[n:], controlTimeout); err != nil {
+		if err := c.writeBlocking(context.Background(), frames[n:], controlTimeout); err != nil {
 			_ = c.writeFailed("write control frame", err)
 		}
 	}

@@ -140,6 +140,7 @@ func TestConformance(t *testing.T) {
 				return
 			}
 			expectClose(t, nc, test.code, test.reason)
+			_ = nc.Close()
 			within(t, end)
 			if n := len(messages); n > 0 {
 				t.Errorf("%d messages too many", n)

@@ -195,3 +195,15 @@ func within[T any](tb testing.TB, ch <-chan T) T {
 		panic("unreachable")
 	}
 }
+
+// eventually waits for what happens soon.
+func eventually(tb testing.TB, ok func() bool) {
+	tb.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			tb.Fatal("did not happen within 20 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

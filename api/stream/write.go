@@ -60,7 +60,7 @@ func (c *Conn) WriteFrames(bufs [][]byte, release func(spilled bool), timeout ti
 	}
 	rest := gather(bufs, n, total)
 	release(c.raw != nil)
-	err := c.writeBlocking(rest.Bytes(), timeout)
+	err := c.writeBlocking(context.Background(), rest.Bytes(), timeout)
 	rest.Release()
 	if err != nil {
 		return c.writeFailed("write frames", err)
@@ -110,15 +110,28 @@ func (c *Conn) Send(ctx context.Context, msg []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.nc.SetWriteDeadline(longAgo) })
-	err := c.writeBlocking(p, 0)
-	stop()
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
+	if err := c.writeUntil(ctx, p); err != nil {
 		return c.writeFailed("send message", err)
 	}
+	return nil
+}
+
+// writeUntil writes p unless ctx ends before. The lock is held.
+func (c *Conn) writeUntil(ctx context.Context, p []byte) error {
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.nc.SetWriteDeadline(longAgo)
+		close(fired)
+	})
+	err := c.writeBlocking(ctx, p, 0)
+	if stop() {
+		return err
+	}
+	<-fired
+	if err != nil {
+		return ctx.Err()
+	}
+	_ = c.nc.SetWriteDeadline(c.closeDeadline())
 	return nil
 }
 
@@ -195,12 +208,13 @@ func (c *Conn) writeFailed(action string, err error) error {
 }
 
 // writeBlocking writes p, waiting for the socket as long as every chunk is
-// taken within timeout (for ever if 0). The lock is held.
+// taken within timeout (for ever if 0). The end of ctx is noticed between
+// chunks. The lock is held.
 //
 // When a chunk is not taken in time, the socket's buffer is widened for what
 // is under way, so that the connection remains whole and can be closed with a
 // code, which a peer that wakes up again gets to see.
-func (c *Conn) writeBlocking(p []byte, timeout time.Duration) error {
+func (c *Conn) writeBlocking(ctx context.Context, p []byte, timeout time.Duration) error {
 	began := time.Now()
 	c.blocked.Store(began.UnixNano())
 	defer func() {
@@ -212,7 +226,10 @@ func (c *Conn) writeBlocking(p []byte, timeout time.Duration) error {
 	for len(p) > 0 {
 		chunk := p[:min(len(p), blockedChunk)]
 		c.arm(timeout)
-		n, err := c.nc.Write(chunk)
+		n, err := 0, ctx.Err() // before arm it had no effect
+		if err == nil {
+			n, err = c.nc.Write(chunk)
+		}
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && timeout > 0 {
 				err = errCut
@@ -244,9 +261,18 @@ func (c *Conn) arm(timeout time.Duration) {
 		}
 	}
 	_ = c.nc.SetWriteDeadline(deadline)
-	if by := c.closeBy.Load(); by != 0 {
-		_ = c.nc.SetWriteDeadline(time.Unix(0, by))
+	if by := c.closeDeadline(); !by.IsZero() {
+		_ = c.nc.SetWriteDeadline(by)
 	}
+}
+
+// closeDeadline bounds writing when the connection is closing; otherwise it is
+// zero.
+func (c *Conn) closeDeadline() time.Time {
+	if by := c.closeBy.Load(); by != 0 {
+		return time.Unix(0, by)
+	}
+	return time.Time{}
 }
 
 func (c *Conn) disarm() {
