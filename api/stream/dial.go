@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -37,7 +38,7 @@ type DialOptions struct {
 // Dial opens a WebSocket to a ws, wss, http or https URL, through the proxy
 // that the environment names. ctx bounds the handshake only. Redirects are not
 // followed. An answer other than a WebSocket is a *HandshakeError.
-func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
+func Dial(ctx context.Context, address string, o DialOptions) (*Conn, error) {
 	buffer := orDefault(o.SocketBuffer, DefaultSocketBuffer)
 	t := &handshake{transport: newTransport(o.TLS, buffer)}
 	defer t.transport.CloseIdleConnections()
@@ -52,9 +53,9 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	if o.Subprotocol != "" {
 		opts.Subprotocols = []string{o.Subprotocol}
 	}
-	ws, resp, err := websocket.Dial(ctx, url, opts)
+	ws, resp, err := websocket.Dial(ctx, address, opts)
 	if err != nil {
-		return nil, dialFailed(resp, err)
+		return nil, dialFailed(address, resp, err)
 	}
 	subprotocol := ws.Subprotocol()
 	t.body.keep.Store(true)
@@ -65,7 +66,7 @@ func Dial(ctx context.Context, url string, o DialOptions) (*Conn, error) {
 	c.tune(buffer)
 	if subprotocol != o.Subprotocol {
 		_ = c.Close(CloseProtocol, "subprotocol "+o.Subprotocol+" was asked for")
-		return nil, fmt.Errorf("dial WebSocket: the server does not speak subprotocol %q", o.Subprotocol)
+		return nil, fmt.Errorf("dial %s: the server does not speak subprotocol %q", place(address), o.Subprotocol)
 	}
 	return c, nil
 }
@@ -97,10 +98,24 @@ func newTransport(conf *tls.Config, buffer int) *http.Transport {
 	}
 }
 
+// place is what of an address helps in a message: not its query, which may be
+// long.
+func place(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "WebSocket"
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
+
 // dialFailed puts a failed handshake in its error.
-func dialFailed(resp *http.Response, err error) error {
+func dialFailed(address string, resp *http.Response, err error) error {
 	if resp == nil || resp.StatusCode == http.StatusSwitchingProtocols {
-		return fmt.Errorf("dial WebSocket: %w", err)
+		var wordy *url.Error
+		if errors.As(err, &wordy) {
+			err = wordy.Err
+		}
+		return fmt.Errorf("dial %s: %w", place(address), err)
 	}
 	e := &HandshakeError{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	if resp.Body != nil {
@@ -110,7 +125,7 @@ func dialFailed(resp *http.Response, err error) error {
 	if to := resp.Header.Get("Location"); to != "" && resp.StatusCode/100 == 3 {
 		e.Body = "moved to " + to
 	}
-	return fmt.Errorf("dial WebSocket: %w", e)
+	return fmt.Errorf("dial %s: %w", place(address), e)
 }
 
 // retryAfter reads a Retry-After header: seconds, or a date.
