@@ -6,7 +6,8 @@ package ring
 func (r *Ring) EvictAhead() {
 	for {
 		r.dirMu.Lock()
-		enough := len(r.free) > 0 || r.made < r.budgetSegments() || len(r.live) < 3
+		room := r.used+segmentBytes(r.dataBytes, r.indexLen) <= r.cfg.Bytes
+		enough := len(r.free) > 0 || room || len(r.live) < 3
 		r.dirMu.Unlock()
 		if enough || !r.evictOldest(false) {
 			break
@@ -21,45 +22,75 @@ func (r *Ring) EvictAhead() {
 }
 
 // evictOldest lets go of the oldest sealed segment. It reports false when
-// there is none. Lock order: appendMu, evictMu, statMu, dirMu.
+// there is none. appending says that the caller holds appendMu. Lock order:
+// appendMu, evictMu, statMu, dirMu.
 func (r *Ring) evictOldest(appending bool) bool {
+	if !appending {
+		r.appendMu.Lock()
+	}
 	r.evictMu.Lock()
 	defer r.evictMu.Unlock()
-	r.dirMu.Lock()
-	// The last segment is the active one; only the appender, which is about
-	// to replace it, may evict that too.
-	if len(r.live) == 0 || len(r.live) == 1 && !appending {
-		r.dirMu.Unlock()
+	seg := r.evictable(appending)
+	if seg != nil {
+		r.touch(seg)
+	}
+	if !appending {
+		r.appendMu.Unlock()
+	}
+	if seg == nil {
 		return false
 	}
-	seg := r.live[0]
-	r.dirMu.Unlock()
 	c := Chunk{ring: r, seg: seg, First: seg.first, n: int(seg.published.Load())}
 	if r.cfg.BeforeEvict != nil {
 		r.cfg.BeforeEvict(c)
 	}
 	r.offer(c)
+	if r.cfg.AfterOffer != nil {
+		r.cfg.AfterOffer()
+	}
 	r.retire(seg, c.n)
 	return true
+}
+
+// evictable returns the oldest segment that can go. The last one is the active
+// one; only the appender, which is about to replace it, may evict that too.
+func (r *Ring) evictable(appending bool) *segment {
+	r.dirMu.Lock()
+	defer r.dirMu.Unlock()
+	if len(r.live) == 0 || len(r.live) == 1 && !appending {
+		return nil
+	}
+	return r.live[0]
+}
+
+// touch finds the sources of seg and what they have appended so far. appendMu
+// and evictMu are held: appends count without atomic operations, which would
+// cost each of them as much as its copy, and wait here instead.
+func (r *Ring) touch(seg *segment) {
+	for i := range seg.published.Load() {
+		src := r.sources.byNumber[seg.index[i].source]
+		if !src.mark {
+			src.mark = true
+			src.newest = src.appended
+			r.touched = append(r.touched, src)
+		}
+	}
+	// Elements change only while no held record names them.
+	r.naming = r.sources.byNumber
 }
 
 // offer hands every envelope of c to OnEvict and counts it as offered.
 // evictMu is held.
 func (r *Ring) offer(c Chunk) {
-	sources := *r.sources.published.Load()
 	for i := range c.n {
 		ix := &c.seg.index[i]
-		src := sources[ix.source]
-		if !src.mark {
-			src.mark = true
-			r.touched = append(r.touched, src)
-		}
+		src := r.naming[ix.source]
 		ordinal := src.offered[ix.class]
-		if r.cfg.OnEvict != nil {
+		newer := src.newest[ix.class] - ordinal - 1
+		if r.cfg.OnEvict != nil && (r.cfg.OfferNewest == nil || newer < r.cfg.OfferNewest[ix.class]) {
 			r.cfg.OnEvict(Evicted{
 				Source: src.id, Class: ix.class, Offset: c.First + uint64(i), Ordinal: ordinal,
-				Newer: src.appended[ix.class].Load() - ordinal - 1,
-				Env:   content(c.Bytes(i, i+1)),
+				Newer: newer, Env: content(c.Bytes(i, i+1)),
 			})
 		}
 		src.offered[ix.class]++
@@ -75,7 +106,8 @@ func (r *Ring) retire(seg *segment, n int) {
 	for i, src := range r.touched {
 		src.mark = false
 		src.evicted = src.offered
-		if src.evicted == src.counts() {
+		// It may have got more since; forgetIdle looks again.
+		if src.evicted == src.newest {
 			r.queueIdle(src)
 		}
 		r.touched[i] = nil
@@ -98,14 +130,9 @@ func (r *Ring) retire(seg *segment, n int) {
 
 // recycle makes a retired segment that nobody reads free. dirMu is held.
 func (r *Ring) recycle(seg *segment) {
-	switch {
-	case seg.oversize:
-		r.extra -= int64(len(seg.data))
-		seg.unmap()
-	case r.made > r.budgetSegments():
-		r.made--
-		seg.unmap()
-	default:
-		r.free = append(r.free, seg)
+	if len(seg.data) != r.dataBytes || r.used > r.cfg.Bytes {
+		r.drop(seg)
+		return
 	}
+	r.free = append(r.free, seg)
 }

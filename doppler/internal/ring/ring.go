@@ -41,10 +41,13 @@ var (
 
 // Config is what New needs. The zero value of a field means its default.
 type Config struct {
-	// Bytes bounds segments and index together.
+	// Bytes bounds segments and index together. Only an envelope that is
+	// larger than all of it, and segments that readers pin while everything
+	// else is gone, exceed it for as long as they are there.
 	Bytes int64
 	// SegmentBytes is the size of one segment's data; by default a 64th of
-	// Bytes between 64 KiB and 4 MiB.
+	// Bytes between 64 KiB and 4 MiB. Whoever sets it may go below MinBytes,
+	// down to three segments.
 	SegmentBytes int
 	// MaxIdleSources is how many sources without a held envelope and without
 	// a reader are remembered for exact gaps.
@@ -53,10 +56,17 @@ type Config struct {
 	// before it is let go. One call at a time; it must not call the ring and
 	// must not keep env.
 	OnEvict func(Evicted)
+	// OfferNewest, if set, keeps OnEvict from being called for an envelope of a
+	// class that has so many newer ones of its source and class.
+	OfferNewest *Counts
 	// BeforeEvict, if set, is called once per segment before any counter
-	// changes: offsets in [from, to) are about to go. The chunk is valid
-	// during the call.
+	// changes: the offsets of c are about to go. The chunk is valid during the
+	// call. An Append may be waiting for it: like OnEvict it must not call the
+	// ring, nor take a lock that is held anywhere while the ring is called.
 	BeforeEvict func(c Chunk)
+	// AfterOffer, if set, is called after the last OnEvict of a segment. The
+	// same holds for it.
+	AfterOffer func()
 }
 
 // Evicted is an envelope that the ring lets go of.
@@ -90,7 +100,8 @@ type Ring struct {
 
 	// guarded by evictMu: one eviction at a time
 	evictMu sync.Mutex
-	touched []*Source
+	touched []*Source // with an envelope in the segment that goes
+	naming  []*Source // by number, as of when the eviction began
 	offered Counts
 
 	// guarded by statMu: what eviction changes, consistent with oldest
@@ -102,9 +113,8 @@ type Ring struct {
 	dirMu   sync.Mutex
 	live    []*segment // ascending; the last one is active
 	free    []*segment
-	zombies int // retired but pinned
-	made    int // segments of standard size in existence
-	extra   int64
+	zombies int   // retired but pinned
+	used    int64 // bytes of all segments there are, index included
 }
 
 // New returns an empty ring or an error that names the limit.
@@ -112,7 +122,7 @@ func New(cfg Config) (*Ring, error) {
 	if cfg.Bytes == 0 {
 		cfg.Bytes = DefaultBytes
 	}
-	if cfg.Bytes < MinBytes {
+	if cfg.Bytes < MinBytes && cfg.SegmentBytes == 0 {
 		return nil, fmt.Errorf("ring bytes %d: at least %d are needed", cfg.Bytes, MinBytes)
 	}
 	if cfg.SegmentBytes == 0 {
@@ -124,7 +134,7 @@ func New(cfg Config) (*Ring, error) {
 	r := &Ring{cfg: cfg, notify: make(chan struct{}, 1)}
 	r.dataBytes = cfg.SegmentBytes
 	r.indexLen = max(cfg.SegmentBytes/bytesPerIndexRecord, 16)
-	perSegment := int64(r.dataBytes) + int64(r.indexLen)*recordBytes
+	perSegment := segmentBytes(r.dataBytes, r.indexLen)
 	r.maxLive = int(cfg.Bytes / perSegment)
 	if r.maxLive < 3 {
 		return nil, fmt.Errorf("segment bytes %d: the ring needs room for 3 segments of %d bytes in %d",
@@ -205,8 +215,7 @@ func (r *Ring) appendOne(msg []byte, rec *envelope.Record, off uint64) {
 	}
 	src.used = true
 	src.last = off
-	count := &src.appended[rec.Class]
-	count.Store(count.Load() + 1)
+	src.appended[rec.Class]++
 	src.appendedBytes += uint64(n)
 	r.classes[rec.Class]++
 	r.bytes += uint64(n)
@@ -223,60 +232,21 @@ func (r *Ring) publish(off uint64) {
 	r.head.Store(off)
 }
 
-// nextSegment seals the active segment and returns an empty one that has room
-// for need bytes. appendMu is held.
+// nextSegment follows the active segment, which is published whole, with an
+// empty one that has room for need bytes. It evicts until the budget allows
+// that. appendMu is held.
 func (r *Ring) nextSegment(off uint64, need int) *segment {
-	if need > r.dataBytes {
-		return r.oversizeSegment(off, need)
+	size, records := r.dataBytes, r.indexLen
+	if need > size {
+		size, records = need, 1
 	}
-	r.dirMu.Lock()
-	seg := r.takeFree()
-	r.dirMu.Unlock()
-	for seg == nil {
-		r.evictOldest(true)
-		r.dirMu.Lock()
-		seg = r.takeFree()
-		if seg == nil && (len(r.live) == 0 || r.zombies > 0) {
-			// Every segment that could go is pinned by a reader that the
-			// scheduler holds up; readers never delay ingress.
-			seg = r.makeSegment(r.dataBytes)
-		}
-		r.dirMu.Unlock()
-	}
-	r.activate(seg, off)
-	return seg
-}
-
-func (r *Ring) activate(seg *segment, off uint64) {
-	seg.reset(off)
-	r.dirMu.Lock()
-	r.live = append(r.live, seg)
-	r.dirMu.Unlock()
-	r.active = seg
-}
-
-// oversizeSegment makes a segment for one envelope that no standard segment
-// can hold, within the same budget.
-func (r *Ring) oversizeSegment(off uint64, need int) *segment {
-	perSegment := int64(r.dataBytes) + int64(r.indexLen)*recordBytes
 	for {
 		r.dirMu.Lock()
-		used := int64(len(r.live)+len(r.free)+r.zombies)*perSegment + r.extra
-		fits := used+int64(need) <= r.cfg.Bytes
-		if !fits && len(r.free) > 0 {
-			s := r.free[len(r.free)-1]
-			r.free = r.free[:len(r.free)-1]
-			r.made--
-			s.unmap()
+		if seg := r.take(size, records); seg != nil {
+			seg.reset(off)
+			r.live = append(r.live, seg)
 			r.dirMu.Unlock()
-			continue
-		}
-		if fits || len(r.live) == 0 || r.zombies > 0 {
-			seg := newSegment(need, r.indexLen)
-			seg.oversize = true
-			r.extra += int64(need)
-			r.dirMu.Unlock()
-			r.activate(seg, off)
+			r.active = seg
 			return seg
 		}
 		r.dirMu.Unlock()
@@ -284,29 +254,33 @@ func (r *Ring) oversizeSegment(off uint64, need int) *segment {
 	}
 }
 
-// takeFree returns a free segment, or makes one while the budget allows.
-// dirMu is held.
-func (r *Ring) takeFree() *segment {
-	if n := len(r.free); n > 0 {
-		s := r.free[n-1]
+// take returns a free segment or makes one; nil when something has to be
+// evicted first. When nothing is left to evict, the rest of the budget is
+// pinned by readers that the scheduler holds up, or the envelope is larger than
+// all of it: it is exceeded then, for readers never delay ingress. dirMu is
+// held.
+func (r *Ring) take(size, records int) *segment {
+	if n := len(r.free); n > 0 && size == r.dataBytes {
+		seg := r.free[n-1]
 		r.free = r.free[:n-1]
-		return s
+		return seg
 	}
-	if r.made < r.budgetSegments() {
-		return r.makeSegment(r.dataBytes)
+	want := segmentBytes(size, records)
+	for n := len(r.free); n > 0 && r.used+want > r.cfg.Bytes; n-- {
+		r.drop(r.free[n-1])
+		r.free = r.free[:n-1]
 	}
-	return nil
+	if r.used+want > r.cfg.Bytes && len(r.live) > 0 {
+		return nil
+	}
+	r.used += want
+	return newSegment(size, records)
 }
 
-// budgetSegments is how many standard segments fit beside the oversize ones.
-func (r *Ring) budgetSegments() int {
-	perSegment := int64(r.dataBytes) + int64(r.indexLen)*recordBytes
-	return max(r.maxLive-int((r.extra+perSegment-1)/perSegment), 2)
-}
-
-func (r *Ring) makeSegment(size int) *segment {
-	r.made++
-	return newSegment(size, r.indexLen)
+// drop gives a segment's memory back. dirMu is held.
+func (r *Ring) drop(seg *segment) {
+	r.used -= segmentBytes(len(seg.data), len(seg.index))
+	seg.unmap()
 }
 
 // Stats is a snapshot of the ring's size and counters.
@@ -314,8 +288,9 @@ type Stats struct {
 	Oldest, Head uint64
 	Bytes        uint64 // appended since the epoch began
 	HeldBytes    uint64 // record bytes held now
+	UsedBytes    int64  // of the budget: all segments there are, index included
 	Budget       int64
-	Segments     int
+	Segments     int // that hold envelopes
 	Sources      int
 	Classes      Counts // appended, by class
 }
@@ -325,12 +300,12 @@ func (r *Ring) Stats() Stats {
 	r.appendMu.Lock()
 	st := Stats{
 		Head: r.head.Load(), Bytes: r.bytes, Budget: r.cfg.Bytes,
-		Sources: len(r.sources.byNumber) - len(r.sources.unused), Classes: r.classes,
+		Sources: r.sources.known(), Classes: r.classes,
 	}
 	r.appendMu.Unlock()
 	r.dirMu.Lock()
 	st.Oldest = r.oldest.Load()
-	st.Segments = len(r.live)
+	st.Segments, st.UsedBytes = len(r.live), r.used
 	for _, s := range r.live {
 		st.HeldBytes += uint64(s.publishedBytes())
 	}

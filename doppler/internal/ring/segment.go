@@ -25,11 +25,10 @@ type indexRecord struct {
 // published are never written again until the segment is recycled.
 type segment struct {
 	// static
-	data     []byte
-	index    []indexRecord
-	oversize bool
+	data  []byte
+	index []indexRecord
 
-	// written by activate, before the segment is in the directory
+	// written by reset, while the segment is in nobody's hands
 	first uint64
 
 	// owned by the appender
@@ -42,6 +41,9 @@ type segment struct {
 	pins    int
 	retired bool
 }
+
+// segmentBytes is what a segment takes of the budget.
+func segmentBytes(size, indexLen int) int64 { return int64(size) + int64(indexLen)*recordBytes }
 
 func newSegment(size, indexLen int) *segment {
 	return &segment{data: mapMemory(size), index: make([]indexRecord, indexLen)}

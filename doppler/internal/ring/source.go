@@ -1,10 +1,6 @@
 package ring
 
-import (
-	"sync/atomic"
-
-	"github.com/a1ea6966/loggregator/api/envelope"
-)
+import "github.com/a1ea6966/loggregator/api/envelope"
 
 // Counts is a number of envelopes per class.
 type Counts [envelope.NumClasses]uint64
@@ -28,33 +24,23 @@ type Source struct {
 	number uint32
 	born   uint64 // head when the source was first seen, or seen again
 
-	// guarded by appendMu
+	// guarded by appendMu; what an append touches is close together
 	used          bool
 	last          uint64 // offset of its newest envelope, if used
 	appendedBytes uint64
+	appended      Counts
 	refs          int
 	twin          *Source // next source with the same hash
 
 	// owned by the evictor (evictMu)
 	offered Counts // envelopes offered to OnEvict: ordinals of the next ones
+	newest  Counts // appended when the eviction began
 	mark    bool   // in Ring.touched
 
 	// guarded by statMu
 	evicted    Counts
 	queuedIdle bool
 	forgotten  bool
-
-	// written under appendMu, read by the evictor without it
-	appended [envelope.NumClasses]atomic.Uint64
-}
-
-// counts returns the appended envelopes by class; exact under appendMu.
-func (s *Source) counts() Counts {
-	var c Counts
-	for i := range c {
-		c[i] = s.appended[i].Load()
-	}
-	return c
 }
 
 // ID is the source id. Number stands for it in the index while the source is
@@ -71,10 +57,6 @@ type sourceTable struct {
 	unused   []uint32 // numbers free to be given again
 	// one past the newest offset of any forgotten source
 	forgottenBelow uint64
-
-	// what byNumber is, for the evictor; its elements change only while no
-	// held record names them
-	published atomic.Pointer[[]*Source]
 }
 
 func (t *sourceTable) init() {
@@ -97,12 +79,13 @@ func (t *sourceTable) lookup(hash uint64, id []byte, off uint64) *Source {
 	} else {
 		s.number = uint32(len(t.byNumber))
 		t.byNumber = append(t.byNumber, s)
-		list := t.byNumber
-		t.published.Store(&list)
 	}
 	t.byHash[hash] = s
 	return s
 }
+
+// known is the number of sources in the table.
+func (t *sourceTable) known() int { return len(t.byNumber) - len(t.unused) }
 
 func (t *sourceTable) find(hash uint64, id string) *Source {
 	for s := t.byHash[hash]; s != nil; s = s.twin {
@@ -194,7 +177,7 @@ func (r *Ring) forgetIdle() {
 	excess := len(r.idle) - r.cfg.MaxIdleSources
 	for _, s := range r.idle[:excess] {
 		s.queuedIdle = false
-		if s.refs == 0 && s.evicted == s.counts() && !s.forgotten {
+		if s.refs == 0 && s.evicted == s.appended && !s.forgotten {
 			s.forgotten = true
 			r.sources.remove(s)
 		}
@@ -218,8 +201,7 @@ func (r *Ring) Appended(f Filter) (head, matched uint64) {
 		return head, r.classes.Sum(f.Mask)
 	}
 	for _, s := range f.Sources {
-		c := s.counts()
-		matched += c.Sum(f.Mask)
+		matched += s.appended.Sum(f.Mask)
 	}
 	return head, matched
 }
@@ -240,7 +222,7 @@ func (r *Ring) Evicted(f Filter) (oldest, matched uint64) {
 }
 
 // EvictedOf returns the oldest offset held and visits the counts of each of
-// sources below it, all of the same moment.
+// sources below it, all of the same moment. visit must not call the ring.
 func (r *Ring) EvictedOf(sources []*Source, visit func(i int, c *Counts)) (oldest uint64) {
 	r.statMu.Lock()
 	defer r.statMu.Unlock()
@@ -256,7 +238,7 @@ func (r *Ring) EvictedOf(sources []*Source, visit func(i int, c *Counts)) (oldes
 func (r *Ring) CountsAt(s *Source, off uint64) (at uint64, counts Counts) {
 	for {
 		r.appendMu.Lock()
-		counts = s.counts()
+		counts = s.appended
 		last, used := s.last, s.used
 		r.appendMu.Unlock()
 		if oldest := r.Oldest(); off < oldest {
@@ -299,7 +281,6 @@ type SourceStats struct {
 // EachSource visits the known sources. It holds up appends for as long as it
 // takes to copy the numbers, not for the visits.
 func (r *Ring) EachSource(visit func(SourceStats)) {
-	all := Counts{}
 	r.appendMu.Lock()
 	list := make([]SourceStats, 0, len(r.sources.byNumber))
 	sources := make([]*Source, 0, len(r.sources.byNumber))
@@ -307,15 +288,15 @@ func (r *Ring) EachSource(visit func(SourceStats)) {
 		if s == nil || !s.used {
 			continue
 		}
-		all = s.counts()
-		list = append(list, SourceStats{ID: s.id, Envelopes: all.Sum(envelope.AllClasses), Bytes: s.appendedBytes})
+		list = append(list, SourceStats{
+			ID: s.id, Envelopes: s.appended.Sum(envelope.AllClasses), Bytes: s.appendedBytes,
+		})
 		sources = append(sources, s)
 	}
 	r.appendMu.Unlock()
 	r.statMu.Lock()
 	for i, s := range sources {
-		all = s.evicted
-		if gone := all.Sum(envelope.AllClasses); gone < list[i].Envelopes {
+		if gone := s.evicted.Sum(envelope.AllClasses); gone < list[i].Envelopes {
 			list[i].Held = list[i].Envelopes - gone
 		}
 	}
@@ -326,4 +307,8 @@ func (r *Ring) EachSource(visit func(SourceStats)) {
 }
 
 // Totals returns how many envelopes of s were appended, by class.
-func (r *Ring) Totals(s *Source) Counts { return s.counts() }
+func (r *Ring) Totals(s *Source) Counts {
+	r.appendMu.Lock()
+	defer r.appendMu.Unlock()
+	return s.appended
+}
