@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,10 @@ func understood(ctx context.Context, t *testing.T, name string, args []string) {
 
 func TestComposeFile(t *testing.T) {
 	ctx := deadline(t)
+	certs, err := certificates()
+	if err != nil {
+		t.Fatal(err)
+	}
 	options, err := cli.NewProjectOptions([]string{"../deploy/compose/compose.yaml"}, cli.WithProfiles([]string{"*"}))
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +54,7 @@ func TestComposeFile(t *testing.T) {
 			continue // lgr, which reads what it is given
 		}
 		found[s.Entrypoint[0]] = true
-		understood(ctx, t, s.Entrypoint[0], s.Command)
+		understood(ctx, t, s.Entrypoint[0], here(s.Command, "/certs", certs))
 		checkMounts(t, project, s)
 	}
 	for _, name := range []string{process.Doppler, process.TrafficController, process.Nozzle} {
@@ -57,6 +62,15 @@ func TestComposeFile(t *testing.T) {
 			t.Errorf("no service runs %s", name)
 		}
 	}
+}
+
+// here replaces a directory of the image by one of this machine.
+func here(args []string, dir, by string) []string {
+	var all []string
+	for _, arg := range args {
+		all = append(all, strings.ReplaceAll(arg, "="+dir+"/", "="+by+"/"))
+	}
+	return all
 }
 
 // checkMounts checks that every file a service is told of lies in a volume.
@@ -92,11 +106,11 @@ func TestSystemdUnits(t *testing.T) {
 		if !bytes.Contains(unit, []byte("ExecStart="+start+"\n")) {
 			t.Errorf("%s.service does not start %q", name, start)
 		}
-		understood(ctx, t, name, []string{"--config", "../deploy/systemd/" + name + ".yaml"})
-		here := bytes.ReplaceAll(unit, []byte(installed), []byte(programs.Path("")+"/"))
-		if err := os.WriteFile(filepath.Join(dir, name+".service"), here, 0o600); err != nil {
+		runnable := bytes.ReplaceAll(unit, []byte(installed), []byte(programs.Path("")+"/"))
+		if err := os.WriteFile(filepath.Join(dir, name+".service"), runnable, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		understood(ctx, t, name, []string{"--config", withCredentials(t, name, unit)})
 	}
 	verifier, err := exec.LookPath("systemd-analyze")
 	if err != nil {
@@ -111,4 +125,34 @@ func TestSystemdUnits(t *testing.T) {
 	if err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
+}
+
+// withCredentials returns a copy of a service's configuration file in which
+// what systemd hands over lies on this machine.
+func withCredentials(t *testing.T, name string, unit []byte) string {
+	t.Helper()
+	certs, err := certificates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := os.ReadFile("../deploy/systemd/" + name + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(conf)
+	for _, credential := range regexp.MustCompile(`LoadCredential=(\S+):/etc/loggregator/(\S+)`).FindAllStringSubmatch(string(unit), -1) {
+		handed := "/run/credentials/" + name + ".service/" + credential[1]
+		if !strings.Contains(text, handed) {
+			t.Errorf("%s.yaml does not use %s", name, handed)
+		}
+		text = strings.ReplaceAll(text, handed, filepath.Join(certs, credential[2]))
+	}
+	if strings.Contains(text, "/run/credentials") {
+		t.Errorf("%s.service does not hand over all that its configuration uses:\n%s", name, text)
+	}
+	path := filepath.Join(t.TempDir(), name+".yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
