@@ -257,7 +257,7 @@ func TestDialFails(t *testing.T) {
 		o                DialOptions
 	}{
 		{"scheme", "ftp://x", "scheme", DialOptions{}},
-		{"not a URL", "ws://a b", "parse", DialOptions{}},
+		{"not a URL", "ws://a b", "invalid character", DialOptions{}},
 		{"refused", "ws://" + closed.Addr().String(), "refused", DialOptions{}},
 		{"silent", "ws://" + silent.Addr().String(), "deadline", DialOptions{}},
 		{"no TLS", strings.Replace(url, "http:", "wss:", 1), "HTTPS client", DialOptions{}},
