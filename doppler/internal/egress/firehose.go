@@ -175,8 +175,9 @@ func (m *member) read() {
 	code, reason := closeReason(err)
 	m.server.pings.Remove(m.conn)
 	m.leave()
-	close(m.done)
+	// Before the writer hears of it, which would only hang up.
 	_ = m.conn.Close(code, reason)
+	close(m.done)
 	m.server.logger.Debug("firehose member left", "shard_id", m.group.shardID, "remote", m.remote, "error", err)
 }
 
@@ -227,11 +228,16 @@ func (m *member) write() {
 	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
 	for err == nil {
 		g.mu.Lock()
+		head := m.server.log.Head()
 		grant, status, wake := g.state.Next(time.Now(), m.state)
 		g.signal(wake)
 		waits := status != reader.Granted && status != reader.More
 		if waits {
 			g.idle.Add(1)
+			if m.server.log.Head() != head {
+				// The waker may have looked before the line above.
+				g.signal(g.state.Appended())
+			}
 		}
 		fin := m.server.finished.Load() && g.state.Drained()
 		g.mu.Unlock()
@@ -245,7 +251,7 @@ func (m *member) write() {
 			err = m.idleUntil(f)
 		}
 	}
-	m.conn.CloseNow()
+	hangUp(m.conn, err)
 }
 
 // idleUntil waits for a signal; in a long silence it sends heartbeats.

@@ -336,6 +336,15 @@ func closeReason(err error) (stream.CloseCode, string) {
 	return stream.CloseGoingAway, "connection ended"
 }
 
+// hangUp ends a connection that cannot be written to any more.
+func hangUp(conn *stream.Conn, err error) {
+	if errors.Is(err, stream.ErrStuck) {
+		_ = conn.Close(stream.CloseStuck, "took nothing for too long")
+		return
+	}
+	conn.CloseNow()
+}
+
 // clientError is what a client did wrong.
 type clientError struct{ what string }
 
