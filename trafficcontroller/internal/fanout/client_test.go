@@ -109,6 +109,7 @@ func (c *client) receive(msg []byte) {
 	}
 	for _, g := range b.Gaps {
 		a := c.account(g.Doppler, g.Epoch)
+		c.gap(g)
 		if g.Precision != streampb.Gap_EXACT {
 			a.unknown = true
 			continue
@@ -121,6 +122,22 @@ func (c *client) receive(msg []byte) {
 	}
 	for _, f := range b.Fins {
 		c.account(f.Doppler, f.Epoch).finished = true
+	}
+}
+
+// gap checks that there is a reason for it.
+func (c *client) gap(g *streampb.Gap) {
+	id := epochID{g.Doppler, g.Epoch}
+	_, known := c.from[id]
+	for _, n := range c.world.nodes {
+		if n.name == g.Doppler && g.Reason == streampb.Gap_DOPPLER_LOST && g.Precision == streampb.Gap_UNKNOWN && g.To == 0 &&
+			n.fins[g.Epoch] && !n.lost[g.Epoch] && !known {
+			c.fail("%s/%d: lost after a fin", g.Doppler, g.Epoch)
+		}
+	}
+	d := c.world.epoch(g.Doppler, g.Epoch)
+	if g.Reason == streampb.Gap_EVICTED && g.To > 0 && !c.world.skips && d != nil && g.From >= d.Oldest {
+		c.fail("%s/%d: gap %d to %d, but %d is held", g.Doppler, g.Epoch, g.From, g.To, d.Oldest)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 // Bugs that a history has to find. Each is what a forgotten line in the
 // package would do.
 var flaws = []string{
-	"resume forgets its counts",
+	"answer to a resumed watch is not compared",
 	"resume one offset late",
 	"resume one offset early",
 	"gap is not counted",
@@ -25,10 +25,6 @@ var flaws = []string{
 
 func (w *world) spoilWatch(msg *streampb.Watch) {
 	switch w.flaw {
-	case "resume forgets its counts":
-		for _, a := range msg.Add {
-			a.ClassCounts = nil
-		}
 	case "resume one offset late":
 		if msg.Start.GetOffset() > 0 {
 			msg.Start.Offset++
@@ -44,8 +40,14 @@ func (w *world) spoilWatch(msg *streampb.Watch) {
 	}
 }
 
-func (w *world) spoilBatch(_ *node, b *streampb.Batch) {
+func (w *world) spoilBatch(n *node, b *streampb.Batch) {
 	switch w.flaw {
+	case "answer to a resumed watch is not compared":
+		for _, a := range b.Watching {
+			if x := w.hub.links[n.name].watches[a.Watch]; x != nil && x.joined {
+				a.ClassCounts = append([]uint64(nil), x.counts[:]...)
+			}
+		}
 	case "gap of a link is dropped":
 		b.Gaps = nil
 	case "fin is dropped":
@@ -103,5 +105,31 @@ func (w *world) spoilRead(r *Read) {
 		}
 	case "history forgets what was had":
 		r.Query.Set("matched", "0")
+	}
+}
+
+// joins remembers where held frames begin.
+func (w *world) joins() map[*leg]place {
+	if w.flaw != "letting go does not move the join" {
+		return nil
+	}
+	at := map[*leg]place{}
+	for t := range w.hub.joining {
+		for _, g := range t.legs {
+			if g.state == legReads {
+				at[g] = g.join
+			}
+		}
+	}
+	return at
+}
+
+func (w *world) spoilJoins(before map[*leg]place) {
+	for t := range w.hub.joining {
+		for _, g := range t.legs {
+			if at, ok := before[g]; ok && g.state == legReads {
+				g.join = at
+			}
+		}
 	}
 }

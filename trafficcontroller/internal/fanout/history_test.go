@@ -8,7 +8,10 @@ import (
 
 func historySteps() int { return 400 }
 
-var seeds = flag.Int("histories", 300, "random histories to live through")
+var (
+	seeds = flag.Int("histories", 300, "random histories to live through")
+	first = flag.Int("first-history", 0, "seed of the first of them")
+)
 
 // live runs one history and returns what went wrong.
 func live(seed uint64, flaw string, loud bool) *world {
@@ -50,7 +53,8 @@ func (w *world) empty() {
 }
 
 func TestHistories(t *testing.T) {
-	for seed := range uint64(*seeds) {
+	for i := range *seeds {
+		seed := uint64(*first + i)
 		if w := live(seed, "", false); w.fault != nil {
 			w = live(seed, "", true)
 			t.Fatalf("seed %d: %v\n%s", seed, w.fault, strings.Join(w.trace[max(0, len(w.trace)-2000):], "\n"))

@@ -117,18 +117,43 @@ func (h *Hub) Connected(addr string, hello *streampb.Hello, wake func()) error {
 		return fmt.Errorf("%w: hello without name or epoch", errMalformed)
 	}
 	l := h.links[name]
+	if l != nil && l.up && l.addr != addr {
+		return fmt.Errorf("%w: %s is %s", ErrSameDoppler, name, l.addr)
+	}
+	if o := h.at(addr); o != nil && o != l {
+		o.gone, o.addr = h.now, "" // another one lives there now
+	}
 	if l == nil {
 		l = newLink(name, h)
 		h.links[name] = l
-		for _, s := range h.sources {
+	}
+	given := l.given
+	for _, s := range h.sources {
+		if l.bySource[s.id] == nil {
 			l.watch(s)
 		}
-	} else if l.up && l.addr != addr {
-		return fmt.Errorf("%w: %s is %s", ErrSameDoppler, name, l.addr)
 	}
-	l.gone = time.Time{}
 	l.connected(hello, addr, wake)
+	if given {
+		h.found(l)
+	}
 	return nil
+}
+
+// found lets the tails that came while a Doppler was given up join it.
+func (h *Hub) found(l *link) {
+	for _, w := range l.bySource {
+		if !w.joined {
+			continue
+		}
+		for _, g := range w.source.groups {
+			for _, t := range g.tails {
+				if t.waitsFor(l) {
+					t.join(l, place{l.next, w.counts.of(g.filter.Mask)}, false)
+				}
+			}
+		}
+	}
 }
 
 // Watch returns the next message to send to the Doppler at addr, or nil.
@@ -177,7 +202,7 @@ func (h *Hub) Removed(addr string) {
 
 func (h *Hub) at(addr string) *link {
 	for _, l := range h.links {
-		if l.addr == addr {
+		if l.addr == addr && addr != "" {
 			return l
 		}
 	}
@@ -197,7 +222,9 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 		s = &source{id: o.Source}
 		h.sources[o.Source] = s
 		for _, l := range h.links {
-			l.watch(s)
+			if !l.given {
+				l.watch(s)
+			}
 		}
 	}
 	t.source = s
@@ -207,7 +234,9 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 	h.joining[t] = struct{}{}
 	t.gathering = t.newest()
 	for _, l := range h.links {
-		t.newLeg(l.name)
+		if !l.given {
+			t.newLeg(l.name)
+		}
 	}
 	for name := range t.cursor {
 		if t.leg(name) == nil {
@@ -215,7 +244,7 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 		}
 	}
 	for _, l := range h.links {
-		if w := l.bySource[s.id]; w != nil && w.joined {
+		if w := l.bySource[s.id]; w != nil && w.joined && !l.given {
 			t.join(l, place{l.next, w.counts.of(t.filter.Mask)}, false)
 		}
 	}
@@ -266,6 +295,20 @@ func (t *Tail) Close() {
 	delete(h.sources, s.id)
 	for _, l := range h.links {
 		l.unwatch(s)
+		h.forget(l)
+	}
+}
+
+// isLost tells whether a Doppler is nowhere to be found.
+func (h *Hub) isLost(name string) bool {
+	l := h.links[name]
+	return l == nil || l.given
+}
+
+// forget lets go of a link that was given up and has no tails left.
+func (h *Hub) forget(l *link) {
+	if l.given && !l.up && len(l.watches) == 0 {
+		delete(h.links, l.name)
 	}
 }
 
@@ -417,7 +460,7 @@ func (h *Hub) offer(t *Tail, l *link, f *frame, s *spec, g *group) *frame {
 
 // lost is an event of a link.
 func (h *Hub) lost(l *link, why streampb.Gap_Reason) {
-	f, err := h.maker.make(&spec{gaps: []*streampb.Gap{{
+	f, err := h.maker.make(&spec{doppler: l.name, epoch: l.epoch, gaps: []*streampb.Gap{{
 		Precision: streampb.Gap_UNKNOWN, Reason: why, Doppler: l.name, Epoch: l.epoch,
 	}}}, everyTail{h})
 	if err != nil {
@@ -452,7 +495,7 @@ func (h *Hub) ends(l *link) {
 
 // fin is an event of a link.
 func (h *Hub) fin(l *link, end uint64) {
-	f, err := h.maker.make(&spec{fin: &streampb.Fin{Doppler: l.name, Epoch: l.epoch, End: end}}, everyTail{h})
+	f, err := h.maker.make(&spec{doppler: l.name, epoch: l.epoch, fin: &streampb.Fin{Doppler: l.name, Epoch: l.epoch, End: end}}, everyTail{h})
 	if err != nil {
 		h.log.Error("fin for tails", "error", err)
 		return
@@ -489,13 +532,15 @@ func (h *Hub) Tick(now time.Time) {
 	for t := range h.joining {
 		t.tick()
 	}
-	for name, l := range h.links {
-		if !l.gone.IsZero() && !l.up && now.Sub(l.gone) >= h.cfg.LostAfter {
-			l.end()
-			delete(h.links, name)
+	for _, l := range h.links {
+		if !l.gone.IsZero() && !l.up && !l.given && now.Sub(l.gone) >= h.cfg.LostAfter {
 			for t := range h.joining {
-				t.dopplerGone(name)
+				if g := t.leg(l.name); g != nil {
+					g.willBeTold(l)
+				}
 			}
+			l.giveUp()
+			h.forget(l)
 		}
 	}
 	h.heartbeat()

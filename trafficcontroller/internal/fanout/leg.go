@@ -1,7 +1,6 @@
 package fanout
 
 import (
-	"slices"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/streampb"
@@ -18,9 +17,9 @@ type leg struct {
 	doppler string
 	state   legState
 	want    legWant
-	entries []*streampb.CursorEntry // of this Doppler, until they are used
-	epoch   uint64                  // with a join
-	since   time.Time               // when the state began
+	entries []*entryOf // of the cursor, until they are used
+	epoch   uint64     // with a join
+	since   time.Time  // when the state began
 
 	place place // what the tail has had, or was told it will not
 	join  place // where held begins
@@ -34,7 +33,20 @@ type leg struct {
 	fails   int
 	found   []entries // newest first, while older ones are being read
 	before  uint64    // where the next older read ends
-	lost    bool      // that nobody knows where the Doppler is was told
+}
+
+// entryOf is a cursor's entry of one epoch.
+type entryOf struct {
+	*streampb.CursorEntry
+	told bool // that its epoch is lost
+}
+
+// lose tells that nobody knows what came after the entry.
+func (e *entryOf) lose(t *Tail) {
+	if !e.told && !e.GetFinished() {
+		t.tellUnknown(e.GetDoppler(), e.GetEpoch(), streampb.Gap_DOPPLER_LOST)
+	}
+	e.told = true
 }
 
 type legState int
@@ -59,7 +71,10 @@ func (t *Tail) newLeg(doppler string) *leg {
 	g := &leg{doppler: doppler, since: t.hub.now}
 	switch {
 	case t.cursor != nil:
-		g.want, g.entries = wantAll, t.cursor[doppler]
+		g.want = wantAll
+		for _, e := range t.cursor[doppler] {
+			g.entries = append(g.entries, &entryOf{CursorEntry: e})
+		}
 	case t.newest():
 		g.want = wantNewest
 	}
@@ -120,11 +135,10 @@ func (t *Tail) join(l *link, at place, late bool) {
 // another epoch that was not finished is a loss of unknown size.
 func (g *leg) begin(t *Tail, epoch uint64) {
 	for _, e := range g.entries {
-		switch {
-		case e.GetEpoch() == epoch:
+		if e.GetEpoch() == epoch {
 			g.place, g.told = place{e.GetOffset(), e.GetMatched()}, true
-		case !e.GetFinished() && !g.lost:
-			t.tellLost(g.doppler, e.GetEpoch())
+		} else {
+			e.lose(t)
 		}
 	}
 	g.entries = nil
@@ -250,6 +264,14 @@ func (t *Tail) caughtUp(g *leg) {
 	t.removeLeg(g)
 }
 
+// willBeTold notes that the link is about to tell what the entry of its epoch
+// would.
+func (g *leg) willBeTold(l *link) {
+	for _, e := range g.entries {
+		e.told = e.told || e.GetEpoch() == l.epoch && !l.finished && !l.given
+	}
+}
+
 // epochEnds says that a link's epoch is over before its legs have arrived.
 func (t *Tail) epochEnds(l *link) {
 	g := t.leg(l.name)
@@ -258,9 +280,7 @@ func (t *Tail) epochEnds(l *link) {
 	}
 	if g.state == legWaits || g.epoch != l.epoch {
 		g.want = wantAll // the tail was there before the epoch to come
-		g.entries = slices.DeleteFunc(g.entries, func(e *streampb.CursorEntry) bool {
-			return e.GetEpoch() == l.epoch && !l.finished // will be told with the link
-		})
+		g.willBeTold(l)
 		t.gathered()
 		return
 	}
@@ -326,13 +346,9 @@ func (t *Tail) vague(gap *streampb.Gap) {
 	}
 }
 
-// tellLost tells that an epoch ended without anybody knowing what was lost.
-func (t *Tail) tellLost(doppler string, epoch uint64) {
-	t.tellUnknown(doppler, epoch, streampb.Gap_DOPPLER_LOST)
-}
-
+// tellUnknown tells a gap of unknown size.
 func (t *Tail) tellUnknown(doppler string, epoch uint64, why streampb.Gap_Reason) {
-	t.enqueueSpec(&spec{gaps: []*streampb.Gap{{
+	t.enqueueSpec(&spec{doppler: doppler, epoch: epoch, gaps: []*streampb.Gap{{
 		Precision: streampb.Gap_UNKNOWN, Reason: why, Doppler: doppler, Epoch: epoch,
 	}}}, true)
 }

@@ -16,6 +16,7 @@ type link struct {
 	epoch  uint64
 	addr   string    // where it is connected, or was last
 	gone   time.Time // when addr was removed from the set of Dopplers, if it was
+	given  bool      // up for lost, and told so; kept for the tails it had
 	up     bool
 	wake   func() // says that take has something
 	events events
@@ -105,6 +106,7 @@ func (l *link) connected(h *streampb.Hello, addr string, wake func()) {
 		}
 	}
 	l.addr, l.up, l.wake = addr, true, wake
+	l.gone, l.given = time.Time{}, false
 	l.fresh, l.remove, l.resumed = true, nil, l.next
 	switch {
 	case known:
@@ -129,12 +131,18 @@ func (l *link) end() {
 		return
 	}
 	l.events.ends(l)
-	if !l.finished {
-		l.events.lost(l, streampb.Gap_DOPPLER_LOST)
-	}
+	l.giveUp()
 	for _, w := range l.watches {
 		w.joined, w.counts, w.join, w.last = false, counts{}, 0, 0
 	}
+}
+
+// giveUp tells, once, that nobody knows what of the epoch is lost.
+func (l *link) giveUp() {
+	if !l.finished && !l.given {
+		l.events.lost(l, streampb.Gap_DOPPLER_LOST)
+	}
+	l.given = true
 }
 
 // disconnected says that the connection is gone.

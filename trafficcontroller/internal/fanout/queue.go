@@ -36,6 +36,14 @@ type loss struct {
 	gaps    []*streampb.Gap
 }
 
+// of tells whether an entry is of the same epoch as f.
+func (e entry) of(f *frame) bool {
+	if e.lost != nil {
+		return e.lost.doppler == f.doppler && e.lost.epoch == f.epoch
+	}
+	return e.f.doppler == f.doppler && e.f.epoch == f.epoch
+}
+
 // push appends a frame, whose reference it takes over, and drops the oldest
 // live frames beyond room bytes, but not the last. It reports whether somebody
 // has to be told to flush.
@@ -106,25 +114,28 @@ func (q *queue) dropFrame(f *frame) {
 }
 
 // drop puts what is lost with frame i in its place, or to what was lost of the
-// same epoch before.
+// same epoch just before.
 func (q *queue) drop(i int) {
 	e := q.entries[i]
 	q.account(e, -1)
 	f := e.f
 	defer f.release()
 	q.dropped += f.count
-	at := i
-	for ; at >= 0; at-- {
-		if l := q.entries[at].lost; l != nil && l.doppler == f.doppler && l.epoch == f.epoch {
-			l.add(f)
+	var before *loss // nothing of the same epoch is between it and f
+	for at := i - 1; at >= 0; at-- {
+		if o := q.entries[at]; o.of(f) {
+			before = o.lost
 			break
 		}
 	}
-	if at < 0 && f.placed {
+	if before == nil && f.placed {
 		l := &loss{doppler: f.doppler, epoch: f.epoch}
 		l.add(f)
 		q.entries[i] = entry{lost: l}
 		return
+	}
+	if before != nil {
+		before.add(f)
 	}
 	copy(q.entries[1:i+1], q.entries[:i])
 	q.entries[0] = entry{}

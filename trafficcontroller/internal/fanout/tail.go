@@ -111,6 +111,19 @@ func (t *Tail) mark(l *link, offset uint64) {
 	t.marks = append(t.marks, mark{l, offset})
 }
 
+// waitsFor tells whether the tail has still to join a link.
+func (t *Tail) waitsFor(l *link) bool {
+	if g := t.leg(l.name); g != nil {
+		return g.state == legWaits
+	}
+	for _, m := range t.marks {
+		if m.link == l {
+			return false
+		}
+	}
+	return true
+}
+
 func (t *Tail) joinedAt(l *link) uint64 {
 	for _, m := range t.marks {
 		if m.link == l {
@@ -193,31 +206,10 @@ func (t *Tail) tick() {
 			// No link is so far behind: the cursor is not of this Doppler.
 			t.tellUnknown(g.doppler, g.epoch, streampb.Gap_CURSOR_UNKNOWN)
 			t.caughtUp(g)
-		case g.state == legWaits && waited >= cfg.LostAfter && t.hub.links[g.doppler] == nil:
-			t.giveUp(g)
-		}
-	}
-}
-
-// dopplerGone says that a Doppler is no more.
-func (t *Tail) dopplerGone(name string) {
-	g := t.leg(name)
-	if g != nil && len(g.entries) == 0 {
-		t.removeLeg(g)
-		t.gathered()
-	}
-}
-
-// giveUp tells that a Doppler of the cursor is not to be found. Its place is
-// kept, should it come back.
-func (t *Tail) giveUp(g *leg) {
-	if g.lost {
-		return
-	}
-	g.lost = true
-	for _, e := range g.entries {
-		if !e.GetFinished() {
-			t.tellLost(g.doppler, e.GetEpoch())
+		case g.state == legWaits && waited >= cfg.LostAfter && t.hub.isLost(g.doppler):
+			for _, e := range g.entries {
+				e.lose(t) // its place is kept, should the Doppler come back
+			}
 		}
 	}
 }

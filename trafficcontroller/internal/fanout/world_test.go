@@ -40,6 +40,8 @@ type node struct {
 	past  []*dopplertest.Doppler // epochs that are over
 	link  *dopplertest.Link
 	met   map[uint64]bool   // epochs the Hub has heard of
+	fins  map[uint64]bool   // epochs whose fin it has heard
+	lost  map[uint64]bool   // epochs it has given up
 	up    bool              // the tail link is
 	out   [][]byte          // on the way to the Hub
 	in    []*streampb.Watch // on the way to the Doppler
@@ -71,7 +73,7 @@ func newWorld(seed uint64, flaw string) *world {
 }
 
 func (w *world) addNode(name string, known bool) {
-	n := &node{addr: name + ":1", name: name, met: map[uint64]bool{}, d: &dopplertest.Doppler{Name: name, Epoch: 1 + w.Uint64N(3)}}
+	n := &node{addr: name + ":1", name: name, met: map[uint64]bool{}, fins: map[uint64]bool{}, lost: map[uint64]bool{}, d: &dopplertest.Doppler{Name: name, Epoch: 1 + w.Uint64N(3)}}
 	w.nodes = append(w.nodes, n)
 	if known {
 		w.connect(n)
@@ -121,6 +123,10 @@ func (w *world) step() {
 		if n.link != nil && w.skips {
 			n.link.Skip = w.source(w.IntN(sourcesOfWorld + 1))
 		}
+	case k < 99 && w.IntN(3) == 0:
+		w.remove(n)
+	case w.IntN(20) == 0:
+		w.tick(40 * time.Second)
 	default:
 		w.tick(time.Duration(w.IntN(1500)) * time.Millisecond)
 	}
@@ -166,11 +172,15 @@ func (w *world) deliver(n *node) bool {
 		err = stream.UnmarshalMeta(meta, &b)
 	}
 	if err == nil {
+		for _, f := range b.Fins {
+			n.fins[f.Epoch] = true
+		}
 		w.spoilBatch(n, &b)
 		w.note("%s: %v", n.name, &b)
-		before := w.countsBefore(n)
+		before, joins := w.countsBefore(n), w.joins()
 		err = w.hub.Batch(n.addr, &b, append([]byte(nil), records...))
 		w.spoilCounts(n, &b, before)
+		w.spoilJoins(joins)
 	}
 	if err != nil {
 		w.fail("hub refuses a batch of %s: %v", n.name, err)
@@ -220,6 +230,16 @@ func (w *world) breakLink(n *node) {
 		w.note("break %s", n.name)
 		n.up, n.out, n.in = false, nil, nil
 		w.hub.Disconnected(n.addr)
+	}
+}
+
+// remove takes the Doppler's address away. It may come back at another.
+func (w *world) remove(n *node) {
+	w.breakLink(n)
+	w.note("remove %s", n.name)
+	w.hub.Removed(n.addr)
+	if w.IntN(2) == 0 {
+		n.addr += "'"
 	}
 }
 
@@ -280,7 +300,9 @@ func (w *world) answer(fails bool) bool {
 			body, err = nil, fmt.Errorf("no answer")
 		}
 		w.hub.Answer(r, body, err)
+		return true
 	}
+	w.hub.Answer(r, nil, fmt.Errorf("nobody at %s", r.Addr))
 	return true
 }
 
@@ -378,6 +400,11 @@ func (w *world) flush(c *client, limit int64) bool {
 func (w *world) tick(d time.Duration) {
 	w.now = w.now.Add(d)
 	w.hub.Tick(w.now)
+	for _, n := range w.nodes {
+		if l := w.hub.links[n.name]; l != nil && l.given {
+			n.lost[l.epoch] = true
+		}
+	}
 }
 
 // settle lets everything that is under way arrive.

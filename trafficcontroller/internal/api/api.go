@@ -1,0 +1,183 @@
+// Package api is what the Traffic Controller serves over HTTP: the paths, what
+// they take, and every answer but the streams themselves.
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+)
+
+// Config is what New needs. Every field has to be set.
+type Config struct {
+	Name           string
+	Version        string
+	MaxConnections int
+	MaxRecent      int // largest recent=
+	SocketBuffer   int
+	// Ready returns nil when streams can be served, else why not.
+	Ready func() error
+	// Firehose and Tail take over an accepted connection and return at once;
+	// done has to be called when it is gone.
+	Firehose func(conn *stream.Conn, q FirehoseQuery, done func()) error
+	Tail     func(conn *stream.Conn, q TailQuery, done func()) error
+	// Subscriptions and Sources are views.
+	Subscriptions, Sources http.HandlerFunc
+}
+
+// API answers requests. It is an http.Handler.
+type API struct {
+	cfg      Config
+	log      *slog.Logger
+	mux      *http.ServeMux
+	open     atomic.Int64
+	draining atomic.Bool
+}
+
+// New returns an API.
+func New(cfg Config, log *slog.Logger) *API {
+	a := &API{cfg: cfg, log: log, mux: http.NewServeMux()}
+	a.mux.HandleFunc("GET /firehose/{subscription}", a.firehose)
+	a.mux.HandleFunc("GET /apps/{id}/stream", a.tail)
+	a.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	a.mux.HandleFunc("GET /ready", a.ready)
+	a.mux.HandleFunc("GET /v2/subscriptions", cfg.Subscriptions)
+	a.mux.HandleFunc("GET /v2/sources", cfg.Sources)
+	a.mux.HandleFunc("GET /{$}", a.discover)
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, fmt.Sprintf("there is nothing at %.200q; GET / lists what there is", r.URL.Path), http.StatusNotFound)
+	})
+	return a
+}
+
+// ServeHTTP answers a request.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	a.mux.ServeHTTP(w, r)
+}
+
+// Drain makes new streams be refused from now on.
+func (a *API) Drain() { a.draining.Store(true) }
+
+// Open is the number of open streams.
+func (a *API) Open() int { return int(a.open.Load()) }
+
+// notReady says why no stream can be served now.
+func (a *API) notReady() error {
+	if a.draining.Load() {
+		return fmt.Errorf("this Traffic Controller is stopping")
+	}
+	return a.cfg.Ready()
+}
+
+func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
+	if err := a.notReady(); err != nil {
+		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ready\n"))
+}
+
+// admit counts a new stream, or answers why it cannot be served now.
+func (a *API) admit(w http.ResponseWriter) bool {
+	refuse := func(after int, why string) bool {
+		w.Header().Set("Retry-After", strconv.Itoa(after))
+		http.Error(w, why, http.StatusServiceUnavailable)
+		return false
+	}
+	if err := a.notReady(); err != nil {
+		return refuse(1, err.Error())
+	}
+	if n := a.open.Add(1); n > int64(a.cfg.MaxConnections) {
+		a.open.Add(-1)
+		return refuse(5, fmt.Sprintf("too many connections: the limit is %d", a.cfg.MaxConnections))
+	}
+	return true
+}
+
+func (a *API) dismiss() { a.open.Add(-1) }
+
+// upgrade answers the handshake. The subprotocol decides the framing: this is
+// where one envelope per message will be told from batches.
+func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, bool) {
+	if stream.AsksWebSocket(r) && !stream.AsksSubprotocol(r, stream.Subprotocol) {
+		http.Error(w, "ask for the WebSocket subprotocol "+stream.Subprotocol+"; it is the only framing there is yet", http.StatusBadRequest)
+		return nil, false
+	}
+	conn, err := stream.Accept(w, r, stream.AcceptOptions{
+		Subprotocols: []string{stream.Subprotocol}, SocketBuffer: a.cfg.SocketBuffer,
+	})
+	if err != nil {
+		a.log.Debug("handshake", "remote", r.RemoteAddr, "error", err)
+		return nil, false
+	}
+	return conn, true
+}
+
+func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
+	q, err := parseFirehose(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !a.admit(w) {
+		return
+	}
+	conn, ok := a.upgrade(w, r)
+	if !ok {
+		a.dismiss()
+		return
+	}
+	if err := a.cfg.Firehose(conn, q, a.dismiss); err != nil {
+		a.dismiss()
+		_ = conn.Close(stream.CloseGoingAway, err.Error())
+	}
+}
+
+func (a *API) tail(w http.ResponseWriter, r *http.Request) {
+	q, err := parseTail(r, a.cfg.MaxRecent)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !a.admit(w) {
+		return
+	}
+	conn, ok := a.upgrade(w, r)
+	if !ok {
+		a.dismiss()
+		return
+	}
+	if err := a.cfg.Tail(conn, q, a.dismiss); err != nil {
+		a.dismiss()
+		_ = conn.Close(stream.CloseGoingAway, err.Error())
+	}
+}
+
+// discover tells a client what is where.
+func (a *API) discover(w http.ResponseWriter, r *http.Request) {
+	scheme, ws := "http", "ws"
+	if r.TLS != nil {
+		scheme, ws = "https", "wss"
+	}
+	link := func(scheme, path string) map[string]string {
+		return map[string]string{"href": scheme + "://" + r.Host + path}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(map[string]any{
+		"name": a.cfg.Name, "version": a.cfg.Version, "subprotocols": []string{stream.Subprotocol},
+		"links": map[string]any{
+			"self": link(scheme, "/"), "logging": link(ws, ""),
+			"firehose": link(ws, "/firehose/{subscription}"), "stream": link(ws, "/apps/{source_id}/stream"),
+			"subscriptions": link(scheme, "/v2/subscriptions"), "sources": link(scheme, "/v2/sources"),
+			"health": link(scheme, "/health"), "ready": link(scheme, "/ready"),
+		},
+	})
+}

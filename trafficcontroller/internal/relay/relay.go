@@ -1,0 +1,214 @@
+// Package relay serves the Firehose: for each client one member stream to
+// every Doppler, whose batches pass through as they are.
+//
+// Nothing is queued here beyond what a Doppler has handed out: it waits for
+// Sent, which says that a batch is in the client's own socket. A client that
+// stops taking shuts its window, and lags in the ring of the Doppler, where its
+// gap is counted.
+package relay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
+)
+
+// Dial opens a member stream to the Doppler at addr.
+type Dial func(ctx context.Context, addr, path string, query url.Values) (*stream.Conn, error)
+
+// Config is what New needs. Every field has to be set.
+type Config struct {
+	Name         string // of this Traffic Controller
+	Dial         Dial
+	IdleTimeout  time.Duration // a Doppler that is silent for so long is dialed again
+	StuckTimeout time.Duration // a client that takes nothing for so long is cut
+	Heartbeat    time.Duration // longest silence towards a client
+	Pings        *stream.KeepAlive
+}
+
+// Relay serves Firehose clients. Its methods may be called concurrently.
+type Relay struct {
+	// static
+	cfg Config
+	log *slog.Logger
+
+	received, sent, bytes, slow atomic.Uint64
+
+	wg sync.WaitGroup // of clients
+
+	// guarded by mu
+	mu      sync.Mutex
+	addrs   map[string]bool
+	clients map[*Client]struct{}
+	stopped bool
+}
+
+// New returns a Relay that knows no Doppler.
+func New(cfg Config, log *slog.Logger) *Relay {
+	return &Relay{cfg: cfg, log: log, addrs: map[string]bool{}, clients: map[*Client]struct{}{}}
+}
+
+// Added says that there is a Doppler at addr. Clients that are there already
+// read it from its origin.
+func (r *Relay) Added(addr string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addrs[addr] = true
+	for c := range r.clients {
+		c.add(addr, true)
+	}
+}
+
+// Removed says that addr is no Doppler any more.
+func (r *Relay) Removed(addr string) {
+	r.mu.Lock()
+	delete(r.addrs, addr)
+	var gone []*member
+	for c := range r.clients {
+		if m := c.remove(addr); m != nil {
+			gone = append(gone, m)
+		}
+	}
+	r.mu.Unlock()
+	for _, m := range gone {
+		m.end()
+	}
+}
+
+// Options say what a client wants. Strings are passed on to the Dopplers.
+type Options struct {
+	Subscription string
+	Query        url.Values // type, source_id, name
+	Cursor       string
+	Acking       bool // the client itself acks
+	Remote       string
+	UserAgent    string
+	// Closed is called once, when the client is gone.
+	Closed func(Row, error)
+}
+
+// Open serves a client until its connection ends. It returns at once.
+func (r *Relay) Open(conn *stream.Conn, o Options) error {
+	c := &Client{relay: r, conn: conn, options: o, opened: time.Now(), members: map[string]*member{}, wake: make(chan struct{}, 1)}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.wrote.Store(c.opened.UnixNano())
+	if err := c.hello(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		return fmt.Errorf("firehose: %w", context.Canceled)
+	}
+	r.clients[c] = struct{}{}
+	for addr := range r.addrs {
+		c.add(addr, false)
+	}
+	r.cfg.Pings.Add(conn)
+	r.wg.Add(2)
+	go c.read()
+	go c.write()
+	return nil
+}
+
+// Run sends heartbeats until ctx ends.
+func (r *Relay) Run(ctx context.Context) error {
+	tick := time.NewTicker(r.cfg.Heartbeat / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			r.heartbeat(now)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// heartbeat gives a sign of life to the clients that have had none for a
+// while.
+func (r *Relay) heartbeat(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.clients {
+		if now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
+			continue
+		}
+		b, err := metaBuffer(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
+			Timestamp: now.UnixNano(), Accepted: r.received.Load(), Lag: c.lag(),
+		}})
+		if err == nil {
+			c.push(item{buf: b})
+		}
+	}
+}
+
+// Close ends every client with a reason, spread over the given time, and
+// waits for them.
+func (r *Relay) Close(code stream.CloseCode, reason string, over time.Duration) {
+	r.mu.Lock()
+	r.stopped = true
+	clients := make([]*Client, 0, len(r.clients))
+	for c := range r.clients {
+		clients = append(clients, c)
+	}
+	r.mu.Unlock()
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wait := over * time.Duration(i) / time.Duration(len(clients))
+		wg.Go(func() {
+			time.Sleep(wait)
+			c.closeWith(code, reason)
+		})
+	}
+	wg.Wait()
+	r.wg.Wait()
+}
+
+// Stats are the relay's totals.
+type Stats struct {
+	Received uint64 // envelopes from Dopplers
+	Sent     uint64 // envelopes written to clients
+	Bytes    uint64 // written to clients
+	Slow     uint64 // clients cut because they took nothing
+	Clients  int
+}
+
+// Stats may be called at any time.
+func (r *Relay) Stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Stats{
+		Received: r.received.Load(), Sent: r.sent.Load(), Bytes: r.bytes.Load(),
+		Slow: r.slow.Load(), Clients: len(r.clients),
+	}
+}
+
+// Rows shows every client.
+func (r *Relay) Rows() []Row {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rows := make([]Row, 0, len(r.clients))
+	for c := range r.clients {
+		rows = append(rows, c.Row())
+	}
+	return rows
+}
+
+// metaBuffer encodes a batch without envelopes.
+func metaBuffer(b *streampb.Batch) (*stream.Buffer, error) {
+	meta, err := stream.AppendBatchMeta(nil, b)
+	if err != nil {
+		return nil, err
+	}
+	buf := stream.NewBuffer(len(meta))
+	copy(buf.Bytes(), meta)
+	return buf, nil
+}
