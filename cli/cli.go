@@ -119,10 +119,11 @@ func parse(args []string, s Streams) (command, int) {
 
 // read returns the command of args, or all faults that are to be found in
 // them: kong stops at the first flag it does not know, so that is taken out
-// and the rest read again.
+// and the rest read again. It also takes no source after a flag, so that one
+// is moved to the front.
 func (v *values) read(parser *kong.Kong, args []string) (command, error) {
 	var faults []error
-	for {
+	for moved := 0; ; {
 		v.faults = nil
 		parsed, err := parser.Parse(args)
 		if err == nil && len(v.faults) == 0 {
@@ -131,6 +132,11 @@ func (v *values) read(parser *kong.Kong, args []string) (command, error) {
 				return nil, fmt.Errorf("%s is no command", parsed.Command())
 			}
 			return cmd, errors.Join(append(faults, cmd.check())...)
+		}
+		if rest, found := withSourceInFront(args, err); found && moved < len(args) {
+			args = rest
+			moved++
+			continue
 		}
 		rest, found := withoutUnknown(args, err)
 		if !found {
@@ -155,6 +161,22 @@ func withoutUnknown(args []string, err error) (rest []string, found bool) {
 		return nil, false
 	}
 	return slices.Delete(slices.Clone(args), i, i+1), true
+}
+
+// withSourceInFront moves the source that err complains about to the front.
+func withSourceInFront(args []string, err error) (rest []string, found bool) {
+	if err == nil || args[0] != "logs" {
+		return nil, false
+	}
+	source, ok := strings.CutPrefix(err.Error(), "unexpected argument ")
+	i := len(args) - 1
+	for i > 0 && args[i] != source {
+		i--
+	}
+	if !ok || i == 0 {
+		return nil, false
+	}
+	return slices.Insert(slices.Delete(slices.Clone(args), i, i+1), 1, source), true
 }
 
 // tell writes an error for people, each fault on a line of its own.

@@ -125,6 +125,7 @@ func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
 		}},
 		{"logs of nobody", "logs --recent=0", []string{`"<source> ..."`, `--recent: "0" is not a number from 1 on`}},
 		{"recent with its number apart", "logs --recent 100 a", []string{"write --recent=100"}},
+		{"and behind", "logs a --recent 100", []string{"write --recent=100"}},
 		{"recent and tail", "logs a -n 3 --recent", []string{"--recent and --tail"}},
 		{"firehose", "firehose --type x --stats --json", []string{"--type: ", "--stats and --json"}},
 	} {

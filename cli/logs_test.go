@@ -86,7 +86,7 @@ func TestHistoryOfSeveralSourcesIsSorted(t *testing.T) {
 	for n := range 4 {
 		srv.Push(logOf([]string{"a", "bee"}[n%2], n, fmt.Sprintf("line %d", n)))
 	}
-	p := start(t, "logs", "a", "bee", "a", "-n", "10", "--addr", srv.Addr())
+	p := start(t, "logs", "a", "bee", "-n", "10", "--addr", srv.Addr(), "a")
 	p.err.wait(t, "sources a, bee...", 1)
 	if err := srv.WaitConnections(t.Context(), 2); err != nil {
 		t.Fatal(err)
