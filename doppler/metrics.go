@@ -57,6 +57,10 @@ func newCollector(d *Doppler) *collector {
 		func(s *snapshot) float64 { return float64(s.in.StreamsRefused) })
 	add(gauge, "ingress_buffer_bytes", "Received and not yet appended.", nil,
 		func(s *snapshot) float64 { return float64(s.in.BufferBytes) })
+	add(counter, "ingress_buffer_waits_total", "How often a connection was not read on for want of --ingress-bytes.", nil,
+		func(s *snapshot) float64 { return float64(s.in.BufferWaits) })
+	add(counter, "ingress_buffer_overdrafts_total", "How often waiting did not help and the budget was exceeded.", nil,
+		func(s *snapshot) float64 { return float64(s.in.BufferOverdrafts) })
 	add(counter, "egress_envelopes_total", "Envelopes written to readers.", nil,
 		func(s *snapshot) float64 { return float64(s.out.Sent) })
 	add(counter, "egress_dropped_total", "Envelopes readers were told they miss.", nil,
@@ -73,6 +77,18 @@ func newCollector(d *Doppler) *collector {
 		func(s *snapshot) float64 { return float64(s.ring.HeldBytes) })
 	add(gauge, "ring_budget_bytes", "What the ring may take, index included.", nil,
 		func(s *snapshot) float64 { return float64(s.ring.Budget) })
+	add(gauge, "recent_bytes", "Bytes of the recent store in use, bookkeeping included.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Bytes) })
+	add(gauge, "recent_budget_bytes", "What the recent store may take.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Budget) })
+	add(gauge, "recent_envelopes", "Envelopes in the recent store.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Envelopes) })
+	add(gauge, "recent_sources", "Sources in the recent store.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Sources) })
+	add(counter, "recent_kept_total", "Envelopes the recent store took.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Kept) })
+	add(counter, "recent_evicted_total", "Envelopes the recent store lost for want of --recent-bytes.", nil,
+		func(s *snapshot) float64 { return float64(s.recent.Evicted) })
 	add(gauge, "sources", "Sources the ring knows.", nil,
 		func(s *snapshot) float64 { return float64(s.ring.Sources) })
 	return c

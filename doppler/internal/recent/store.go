@@ -124,10 +124,6 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// staleEvery is how many envelopes of a busy source are passed over between
-// two looks whether the store still holds some of it.
-const staleEvery = 16
-
 // Begin comes before a number of Offers, End after them. In between all other
 // calls wait, so it should take a millisecond or two at most. Locking for each
 // envelope would cost more than storing it: memory that is long not used is
@@ -138,19 +134,13 @@ func (s *Store) Begin() { s.mu.Lock() }
 func (s *Store) End() { s.mu.Unlock() }
 
 // Offer takes an envelope that the ring is about to let go of, if it is among
-// the newest of its source and class. ordinal is how many envelopes of the
+// the newest of its source and class; others need not be offered. ordinal is how many envelopes of the
 // same source and class came before it, newer how many after it. Envelopes
 // come in the order of their offsets, between Begin and End; env is copied. The store keeps the
 // string source.
 func (s *Store) Offer(source string, class envelope.Class, ordinal, newer, offset uint64, env []byte) {
 	limit := s.limits[class]
-	if s.closed {
-		return
-	}
-	if newer >= limit {
-		if ordinal%staleEvery == 0 {
-			s.forget(source, class)
-		}
+	if newer >= limit || s.closed {
 		return
 	}
 	src, c := s.open(source, class)
@@ -173,16 +163,6 @@ func (s *Store) Offer(source string, class envelope.Class, ordinal, newer, offse
 	} else {
 		s.settle(src)
 	}
-}
-
-// forget drops what is kept of a class when limit newer ones have come.
-func (s *Store) forget(id string, class envelope.Class) {
-	src := s.sources[id]
-	if src == nil || src.chains[class] == nil {
-		return
-	}
-	s.drop(src, src.chains[class], src.chains[class].count)
-	s.settle(src)
 }
 
 // open finds or makes a chain. Until settle, it may be empty.
