@@ -214,6 +214,10 @@ func (t *Tail) tick() {
 	}
 }
 
+// Ended is how this side has closed the tail's connection, or nil. It may be
+// called at any time.
+func (t *Tail) Ended() *stream.CloseError { return t.ended.Load() }
+
 // Row is what a view shows of a tail.
 type Row struct {
 	Number    uint64
