@@ -10,6 +10,7 @@ package nozzletest
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -84,6 +85,15 @@ func (s *Server) TLS() *tls.Config {
 		return t.TLSClientConfig.Clone()
 	}
 	return nil
+}
+
+// CA is the certificate that TLS trusts, in PEM; nil without TLS.
+func (s *Server) CA() []byte {
+	cert := s.http.Certificate()
+	if cert == nil {
+		return nil
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
 }
 
 // Close ends all connections and waits until nothing of the server runs.
