@@ -23,8 +23,9 @@ type linkSession struct {
 	idle atomic.Bool // waits for the ring to grow
 
 	// guarded by mu
-	mu    sync.Mutex
-	state *reader.Link // nil until the first Watch
+	mu      sync.Mutex
+	state   *reader.Link // nil until the first Watch
+	resumes bool         // counts of watches belong to its start
 }
 
 // serveTails upgrades the request to a tail link.
@@ -59,8 +60,9 @@ func (l *linkSession) read() {
 	delete(s.links, l)
 	s.goneLinks += l.droppedCount()
 	s.mu.Unlock()
-	close(l.done)
+	// Before the writer hears of it, which would only hang up.
 	_ = l.conn.Close(code, reason)
+	close(l.done)
 	l.mu.Lock()
 	if l.state != nil {
 		l.state.Close()
@@ -93,10 +95,9 @@ func (l *linkSession) readLoop() error {
 func (l *linkSession) watch(w *streampb.Watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	resumes := false
 	if l.state == nil {
 		start := l.start(w.GetStart())
-		resumes = start.Place == reader.PlaceOffset
+		l.resumes = start.Place == reader.PlaceOffset
 		l.state = reader.NewLink(l.server.log, reader.LinkConfig{MaxWatches: l.server.cfg.MaxWatches}, start)
 	}
 	for _, id := range w.GetRemove() {
@@ -104,7 +105,7 @@ func (l *linkSession) watch(w *streampb.Watch) {
 	}
 	for _, add := range w.GetAdd() {
 		var resume *reader.Resume
-		if resumes && len(add.GetClassCounts()) > 0 {
+		if l.resumes && len(add.GetClassCounts()) > 0 {
 			resume = &reader.Resume{}
 			copy(resume.Counts[:], add.GetClassCounts())
 		}
@@ -163,6 +164,10 @@ func (l *linkSession) next() (b reader.LinkBatch, ok, more bool) {
 	ok = b.Count > 0 || len(b.Watching) > 0 || len(b.Gaps) > 0
 	if !ok && !more {
 		l.idle.Store(true)
+		if l.state.Appended() {
+			// The waker may have looked before the line above.
+			l.wake.signal()
+		}
 	}
 	return b, ok, more
 }
@@ -188,7 +193,7 @@ func (l *linkSession) write() {
 			err = l.idleUntil(f)
 		}
 	}
-	l.conn.CloseNow()
+	hangUp(l.conn, err)
 }
 
 func (l *linkSession) idleUntil(f *framer) error {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/a1ea6966/loggregator/api/stream"
@@ -105,7 +106,7 @@ func (a *API) dismiss() { a.open.Add(-1) }
 // upgrade answers the handshake. The subprotocol decides the framing: this is
 // where one envelope per message will be told from batches.
 func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, bool) {
-	if stream.AsksWebSocket(r) && !stream.AsksSubprotocol(r, stream.Subprotocol) {
+	if hasToken(r.Header, "Upgrade", "websocket") && !hasToken(r.Header, "Sec-WebSocket-Protocol", stream.Subprotocol) {
 		http.Error(w, "ask for the WebSocket subprotocol "+stream.Subprotocol+"; it is the only framing there is yet", http.StatusBadRequest)
 		return nil, false
 	}
@@ -117,6 +118,18 @@ func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, boo
 		return nil, false
 	}
 	return conn, true
+}
+
+// hasToken tells whether a comma-separated header has a token.
+func hasToken(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (a *API) firehose(w http.ResponseWriter, r *http.Request) {

@@ -11,7 +11,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,4 +213,11 @@ func metaBuffer(b *streampb.Batch) (*stream.Buffer, error) {
 	buf := stream.NewBuffer(len(meta))
 	copy(buf.Bytes(), meta)
 	return buf, nil
+}
+
+// Addrs are the addresses of the Dopplers, in order.
+func (r *Relay) Addrs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.addrs))
 }

@@ -1,0 +1,130 @@
+package trafficcontroller
+
+import (
+	"os"
+	"time"
+
+	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/upstream"
+)
+
+// Config is what an operator sets. DefaultConfig returns one that lacks only
+// --doppler and --disable-access-control.
+type Config struct {
+	Name      string
+	Addr      string
+	AdminAddr string
+
+	Dopplers        []string
+	ResolveInterval time.Duration
+	DopplerTLS      mtls.Files // empty for plaintext
+
+	DisableAccessControl bool
+
+	TailQueueBytes    int64
+	TailsQueueBytes   int64
+	MaxConnections    int
+	MaxRecent         int
+	GatherTimeout     time.Duration
+	StuckTimeout      time.Duration
+	Heartbeat         time.Duration
+	SocketBufferBytes int64
+	DrainGrace        time.Duration
+
+	TLSCert, TLSKey string // towards clients; empty for plaintext
+
+	AgentAddr      string // where self-metrics go; empty for nowhere
+	AgentTLS       mtls.Files
+	MetricInterval time.Duration
+}
+
+// DefaultConfig returns the defaults that the flags show.
+func DefaultConfig() *Config {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "trafficcontroller"
+	}
+	return &Config{
+		Name: name, Addr: ":8081", AdminAddr: "127.0.0.1:9081", ResolveInterval: 5 * time.Second,
+		TailQueueBytes: 1 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
+		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
+		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
+	}
+}
+
+// Flags declares every setting.
+func (c *Config) Flags(f *daemon.Flags) {
+	f.Group("Node")
+	f.String(&c.Name, "name", "`name` of this Traffic Controller")
+	f.String(&c.Addr, "addr", "`address` of the listener for clients")
+	f.String(&c.AdminAddr, "admin-addr", "`address` of metrics, health, pprof and views")
+	f.Duration(&c.DrainGrace, "drain-grace", "over how long connections are closed after SIGTERM")
+	f.Group("Dopplers")
+	f.Strings(&c.Dopplers, "doppler", "where Dopplers are: host:port, dns:///name:port or file:PATH; may be given again")
+	f.Duration(&c.ResolveInterval, "resolve-interval", "how often names and files are looked up")
+	f.String(&c.DopplerTLS.Cert, "doppler-tls-cert", "`file` with the certificate shown to Dopplers")
+	f.String(&c.DopplerTLS.Key, "doppler-tls-key", "`file` with its key")
+	f.String(&c.DopplerTLS.CA, "doppler-tls-ca", "`file` with the authority of the Dopplers' certificates")
+	f.Group("Access")
+	f.Bool(&c.DisableAccessControl, "disable-access-control", "let everybody read everything; needed until there is access control")
+	f.String(&c.TLSCert, "tls-cert", "`file` with the certificate shown to clients")
+	f.String(&c.TLSKey, "tls-key", "`file` with its key")
+	f.Group("Limits")
+	f.Int(&c.MaxConnections, "max-connections", "open streams")
+	f.Int(&c.MaxRecent, "max-recent", "envelopes of history a tail may ask for")
+	f.Bytes(&c.TailQueueBytes, "tail-queue-bytes", "`size` of what waits for one tail")
+	f.Bytes(&c.TailsQueueBytes, "tails-queue-bytes", "`size` of what waits for all tails, shared frames counted once")
+	f.Bytes(&c.SocketBufferBytes, "socket-buffer-bytes", "`size` of each connection's kernel buffers, per direction")
+	f.Duration(&c.StuckTimeout, "stuck-timeout", "a client that takes nothing for so long is cut")
+	f.Duration(&c.GatherTimeout, "gather-timeout", "how long the history of one Doppler waits for that of another")
+	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a stream")
+	f.Group("Self-metrics")
+	f.String(&c.AgentAddr, "agent-addr", "gRPC `address` that the own metrics are emitted to, an agent or a Doppler")
+	f.String(&c.AgentTLS.Cert, "agent-tls-cert", "`file` with the certificate shown to it")
+	f.String(&c.AgentTLS.Key, "agent-tls-key", "`file` with its key")
+	f.String(&c.AgentTLS.CA, "agent-tls-ca", "`file` with the authority of its certificate")
+	f.Duration(&c.MetricInterval, "metric-interval", "how often they are emitted")
+}
+
+// Validate returns all faults at once, each naming the flag and the limit.
+func (c *Config) Validate() error {
+	f := &daemon.Faults{}
+	if c.Name == "" || len(c.Name) > 128 {
+		f.Addf("name", c.Name, "has to have 1 to 128 bytes")
+	}
+	f.Address("addr", c.Addr)
+	f.Address("admin-addr", c.AdminAddr)
+	if len(c.Dopplers) == 0 {
+		f.Addf("doppler", "", "is needed at least once")
+	}
+	for _, d := range c.Dopplers {
+		if _, err := upstream.ParseTarget(d); err != nil {
+			f.Addf("doppler", d, "%v", err)
+		}
+	}
+	if !c.DisableAccessControl {
+		f.Addf("disable-access-control", false, "is needed: this release cannot check who may read what, and does not open everything unless told so")
+	}
+	daemon.Between(f, "resolve-interval", c.ResolveInterval, 100*time.Millisecond, time.Hour)
+	daemon.Between(f, "max-connections", c.MaxConnections, 1, 1_000_000)
+	daemon.Between(f, "max-recent", c.MaxRecent, 1, 100_000)
+	f.BytesBetween("tail-queue-bytes", c.TailQueueBytes, 64<<10, 1<<30)
+	f.BytesBetween("tails-queue-bytes", c.TailsQueueBytes, 1<<20, 1<<40)
+	f.BytesBetween("socket-buffer-bytes", c.SocketBufferBytes, 4<<10, 64<<20)
+	daemon.Between(f, "stuck-timeout", c.StuckTimeout, time.Second, time.Hour)
+	daemon.Between(f, "gather-timeout", c.GatherTimeout, 100*time.Millisecond, time.Minute)
+	daemon.Between(f, "heartbeat", c.Heartbeat, 100*time.Millisecond, time.Minute)
+	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
+	daemon.Between(f, "metric-interval", c.MetricInterval, time.Second, time.Hour)
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		f.Addf("tls-cert", c.TLSCert, "--tls-cert and --tls-key go together")
+	}
+	if !c.DopplerTLS.Empty() && !c.DopplerTLS.Complete() {
+		f.Addf("doppler-tls-cert", c.DopplerTLS.Cert, "--doppler-tls-cert, --doppler-tls-key and --doppler-tls-ca go together")
+	}
+	if !c.AgentTLS.Empty() && !c.AgentTLS.Complete() {
+		f.Addf("agent-tls-cert", c.AgentTLS.Cert, "--agent-tls-cert, --agent-tls-key and --agent-tls-ca go together")
+	}
+	return f.Err()
+}

@@ -1,0 +1,216 @@
+// Package trafficcontroller is what clients talk to: it reads every Doppler,
+// fans the logs of a source out to its tails, and serves the Firehose to
+// nozzles.
+//
+// New binds the ports, Run serves until its context ends and then drains.
+package trafficcontroller
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/upstream"
+)
+
+// TrafficController is one node. Its methods may be called concurrently.
+type TrafficController struct {
+	// static after New
+	cfg      Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	pings    *stream.KeepAlive
+	dialer   *upstream.Dialer
+	links    *upstream.Links
+	set      *upstream.Set
+	relay    *relay.Relay
+	hub      *fanout.Hub
+	pump     *fanout.Pump
+	tails    tails
+	api      *api.API
+
+	listener, admin net.Listener
+	tls             *tls.Config // towards clients; nil for plaintext
+}
+
+// New makes a Traffic Controller and binds its ports. Run or Close has to
+// follow. The error names the setting or address at fault.
+func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive()}
+	if err := t.build(); err != nil {
+		return nil, err
+	}
+	var err error
+	if t.listener, err = daemon.Listen(cfg.Addr, 0); err != nil {
+		return nil, fmt.Errorf("addr: %w", err)
+	}
+	if t.admin, err = daemon.Listen(cfg.AdminAddr, 0); err != nil {
+		_ = t.listener.Close()
+		return nil, fmt.Errorf("admin-addr: %w", err)
+	}
+	t.registry.MustRegister(newCollector(t))
+	return t, nil
+}
+
+func (t *TrafficController) build() error {
+	cfg := t.cfg
+	var inside *tls.Config
+	var err error
+	if !cfg.DopplerTLS.Empty() {
+		files := cfg.DopplerTLS
+		files.Log = t.log
+		if inside, err = mtls.Client(files, mtls.NameDoppler); err != nil {
+			return fmt.Errorf("TLS to Dopplers: %w", err)
+		}
+	}
+	if cfg.TLSCert != "" {
+		if t.tls, err = mtls.Outside(cfg.TLSCert, cfg.TLSKey); err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+		// WebSocket needs HTTP/1.1: it is all that is offered.
+		t.tls = t.tls.Clone()
+		t.tls.NextProtos = []string{"http/1.1"}
+	}
+	t.dialer = upstream.NewDialer(inside, int(cfg.SocketBufferBytes))
+	t.relay = relay.New(relay.Config{
+		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
+		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, Pings: t.pings,
+	}, t.log)
+	if err := t.buildTails(); err != nil {
+		return err
+	}
+	if err := t.buildSet(); err != nil {
+		return err
+	}
+	t.api = api.New(api.Config{
+		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
+		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Firehose: t.openFirehose, Tail: t.openTail,
+		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
+	}, t.log)
+	return nil
+}
+
+func (t *TrafficController) buildTails() (err error) {
+	cfg := t.cfg
+	t.hub, t.pump, err = fanout.NewPump(fanout.Config{
+		Name: cfg.Name, TailBytes: cfg.TailQueueBytes, AllBytes: cfg.TailsQueueBytes,
+		GatherWithin: cfg.GatherTimeout, LostAfter: lostAfter, Heartbeat: cfg.Heartbeat,
+	}, fanout.PumpConfig{
+		StuckTimeout: cfg.StuckTimeout, Copies: t.tls != nil, Fetch: t.dialer.History, Fetches: 16,
+	}, t.log, func() { t.tails.slow.Add(1) })
+	if err != nil {
+		return fmt.Errorf("tails: %w", err)
+	}
+	return nil
+}
+
+// lostAfter is how long a Doppler that left the set may take to come back at
+// another address before its tails are told.
+const lostAfter = 30 * time.Second
+
+func (t *TrafficController) buildSet() error {
+	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.log}
+	t.set = &upstream.Set{
+		Interval: t.cfg.ResolveInterval, Resolver: net.DefaultResolver, Log: t.log,
+		Peer:  t.links.Follow,
+		Added: t.relay.Added,
+		Removed: func(addr string) {
+			t.relay.Removed(addr)
+			t.hub.Removed(addr)
+		},
+	}
+	for _, spec := range t.cfg.Dopplers {
+		target, err := upstream.ParseTarget(spec)
+		if err != nil {
+			return fmt.Errorf("doppler: %w", err)
+		}
+		t.set.Targets = append(t.set.Targets, target)
+	}
+	return nil
+}
+
+// Close gives up a Traffic Controller that is not going to Run.
+func (t *TrafficController) Close() {
+	_ = t.listener.Close()
+	_ = t.admin.Close()
+	t.dialer.Close()
+}
+
+// Addr is where clients connect to.
+func (t *TrafficController) Addr() string { return t.listener.Addr().String() }
+
+// AdminAddr serves metrics, health and views.
+func (t *TrafficController) AdminAddr() string { return t.admin.Addr().String() }
+
+// Run serves until ctx ends. Then it refuses new clients, closes the streams
+// one after another with "going away" over --drain-grace, and returns.
+func (t *TrafficController) Run(ctx context.Context) error {
+	t.log.Info("listening", "addr", t.Addr(), "admin", t.AdminAddr(), "name", t.cfg.Name, "tls", t.tls != nil)
+	t.log.Warn("ACCESS CONTROL IS OFF: everybody who reaches this address can read every log", "addr", t.Addr())
+	stop := context.AfterFunc(ctx, t.api.Drain)
+	defer stop()
+	server := daemon.NewHTTPServer(t.api, t.log)
+	listener := t.listener
+	if t.tls != nil {
+		listener = tls.NewListener(t.listener, t.tls)
+	}
+	admin := daemon.Admin{
+		Metrics: t.registry, Ready: t.ready,
+		Subscriptions: http.HandlerFunc(t.serveSubscriptions), Sources: http.HandlerFunc(t.serveSources),
+	}
+	g := &daemon.Group{}
+	g.Add("admin", daemon.ServeHTTP(daemon.NewHTTPServer(admin.Handler(), t.log), t.admin, time.Second))
+	g.Add("dopplers", t.set.Run)
+	g.Add("pump", t.pump.Run)
+	g.Add("relay", t.relay.Run)
+	g.Add("pings", func(ctx context.Context) error { t.pings.Run(ctx); return nil })
+	g.Add("streams", t.closeStreams)
+	g.Add("self-metrics", t.emitMetrics)
+	g.Add("http", daemon.ServeHTTP(server, listener, time.Second))
+	err := g.Run(ctx)
+	t.dialer.Close()
+	t.log.Info("stopped")
+	return err
+}
+
+// closeStreams waits for the end and then closes what clients have open.
+func (t *TrafficController) closeStreams(ctx context.Context) error {
+	<-ctx.Done()
+	const reason = "this Traffic Controller is stopping"
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t.relay.Close(stream.CloseGoingAway, reason, t.cfg.DrainGrace/2)
+	}()
+	t.tails.closeAll(stream.CloseGoingAway, reason, t.cfg.DrainGrace/2)
+	<-done
+	return nil
+}
+
+// ready returns nil when the Dopplers are known and one of them at least is
+// connected.
+func (t *TrafficController) ready() error {
+	switch {
+	case !t.set.Found():
+		return upstream.ErrNotFound
+	case t.links.Up() == 0:
+		return errors.New("no Doppler is connected")
+	}
+	return nil
+}

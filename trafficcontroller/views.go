@@ -1,0 +1,179 @@
+package trafficcontroller
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+)
+
+// subscription is one row of the subscriptions view.
+type subscription struct {
+	ID        string `json:"id"`
+	Kind      string `json:"kind"` // firehose or tail
+	ShardID   string `json:"shard_id,omitempty"`
+	SourceID  string `json:"source_id,omitempty"`
+	Filter    string `json:"filter,omitempty"`
+	Remote    string `json:"remote,omitempty"`
+	UserAgent string `json:"user_agent,omitempty"`
+	Since     string `json:"since,omitempty"`
+	Lag       uint64 `json:"lag"`
+	LagBytes  uint64 `json:"lag_bytes"`
+	Sent      uint64 `json:"sent"`
+	Bytes     uint64 `json:"bytes"`
+	Dropped   uint64 `json:"dropped"`
+	Gaps      uint64 `json:"gaps"`
+	Dopplers  int    `json:"dopplers,omitempty"`
+	State     string `json:"state"`
+}
+
+// serveSubscriptions answers with who reads, those furthest behind first.
+func (t *TrafficController) serveSubscriptions(w http.ResponseWriter, _ *http.Request) {
+	rows := []subscription{}
+	for i, r := range t.relay.Rows() {
+		rows = append(rows, subscription{
+			ID: "firehose-" + strconv.Itoa(i), Kind: "firehose", ShardID: r.Subscription, Filter: r.Filter, Remote: r.Remote,
+			UserAgent: r.UserAgent, Since: rfc3339(r.Opened), Lag: r.Lag, LagBytes: uint64(r.LagBytes),
+			Sent: r.Sent, Bytes: r.Bytes, Gaps: r.Gaps, Dopplers: r.Dopplers, State: "open",
+		})
+	}
+	for _, r := range t.hub.Rows() {
+		state := "open"
+		if r.Joining {
+			state = "joining"
+		}
+		rows = append(rows, subscription{
+			ID: "tail-" + strconv.FormatUint(r.Number, 10), Kind: "tail", SourceID: r.Source, Filter: r.Filter, Remote: r.Remote,
+			UserAgent: r.UserAgent, Since: rfc3339(r.Opened), Lag: r.Lag, LagBytes: uint64(r.LagBytes),
+			Sent: r.Sent, Bytes: r.Bytes, Dropped: r.Dropped, Gaps: r.Gaps, State: state,
+		})
+	}
+	slices.SortFunc(rows, func(a, b subscription) int {
+		return cmp.Or(cmp.Compare(b.Lag, a.Lag), cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(a.ID, b.ID))
+	})
+	answerJSON(w, map[string]any{"name": t.cfg.Name, "subscriptions": rows})
+}
+
+func rfc3339(at time.Time) string { return at.UTC().Format(time.RFC3339) }
+
+// sourceRow is one source, over all Dopplers.
+type sourceRow struct {
+	ID        string  `json:"source_id"`
+	Envelopes uint64  `json:"envelopes"`
+	Bytes     uint64  `json:"bytes"`
+	Rate      float64 `json:"rate"`
+	Held      uint64  `json:"held"`
+}
+
+// dopplerRow is what one Doppler says of itself.
+type dopplerRow struct {
+	Addr        string  `json:"addr"`
+	Doppler     string  `json:"doppler,omitempty"`
+	Epoch       uint64  `json:"epoch,omitempty"`
+	Head        uint64  `json:"head"`
+	Oldest      uint64  `json:"oldest"`
+	RingBytes   int64   `json:"ring_bytes"`
+	HeldBytes   uint64  `json:"held_bytes"`
+	HeldSeconds float64 `json:"held_seconds"`
+	Rate        float64 `json:"rate"`
+	Error       string  `json:"error,omitempty"`
+}
+
+const (
+	defaultSources = 100
+	askedSources   = 10_000 // of each Doppler, so that sums over them are right
+	viewTimeout    = 3 * time.Second
+)
+
+// serveSources answers with the top talkers over all Dopplers. A Doppler that
+// does not answer is listed with why.
+func (t *TrafficController) serveSources(w http.ResponseWriter, r *http.Request) {
+	limit := defaultSources
+	if v := r.URL.Query().Get("limit"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > askedSources {
+			http.Error(w, fmt.Sprintf("limit %.100q is not a number from 1 to %d", v, askedSources), http.StatusBadRequest)
+			return
+		}
+		limit = n
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), viewTimeout)
+	defer cancel()
+	dopplers, sources := t.askSources(ctx)
+	rows := make([]sourceRow, 0, len(sources))
+	for _, row := range sources {
+		rows = append(rows, *row)
+	}
+	slices.SortFunc(rows, func(a, b sourceRow) int {
+		return cmp.Or(cmp.Compare(b.Rate, a.Rate), cmp.Compare(b.Envelopes, a.Envelopes), cmp.Compare(a.ID, b.ID))
+	})
+	sum := dopplerRow{}
+	for _, d := range dopplers {
+		sum.RingBytes += d.RingBytes
+		sum.HeldBytes += d.HeldBytes
+		sum.Rate += d.Rate
+		sum.Head += d.Head
+		sum.Oldest += d.Oldest
+		sum.HeldSeconds = max(sum.HeldSeconds, d.HeldSeconds)
+	}
+	answerJSON(w, map[string]any{
+		"name": t.cfg.Name, "dopplers": dopplers, "head": sum.Head, "oldest": sum.Oldest, "ring_bytes": sum.RingBytes,
+		"held_bytes": sum.HeldBytes, "held_seconds": sum.HeldSeconds, "rate": sum.Rate,
+		"known_sources": len(rows), "sources": rows[:min(limit, len(rows))],
+	})
+}
+
+// askSources asks every Doppler at once.
+func (t *TrafficController) askSources(ctx context.Context) ([]dopplerRow, map[string]*sourceRow) {
+	addrs := t.relay.Addrs()
+	dopplers := make([]dopplerRow, len(addrs))
+	lists := make([][]sourceRow, len(addrs))
+	var wg sync.WaitGroup
+	for i, addr := range addrs {
+		wg.Go(func() {
+			dopplers[i].Addr = addr
+			var answer struct {
+				dopplerRow
+				Sources []sourceRow `json:"sources"`
+			}
+			body, err := t.dialer.Get(ctx, addr, stream.PathSources, url.Values{"limit": {strconv.Itoa(askedSources)}})
+			if err == nil {
+				err = json.Unmarshal(body, &answer)
+			}
+			if err != nil {
+				dopplers[i].Error = err.Error()
+				return
+			}
+			dopplers[i], lists[i] = answer.dopplerRow, answer.Sources
+			dopplers[i].Addr = addr
+		})
+	}
+	wg.Wait()
+	sources := map[string]*sourceRow{}
+	for _, list := range lists {
+		for _, row := range list {
+			if have := sources[row.ID]; have != nil {
+				have.Envelopes += row.Envelopes
+				have.Bytes += row.Bytes
+				have.Rate += row.Rate
+				have.Held += row.Held
+			} else {
+				sources[row.ID] = &row
+			}
+		}
+	}
+	return dopplers, sources
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // a client that is gone needs no answer
+}
