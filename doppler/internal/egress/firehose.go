@@ -228,6 +228,12 @@ func (m *member) write() {
 	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
 	for err == nil {
 		g.mu.Lock()
+		if g.sessions[m.state] == nil {
+			// It has left: what it was granted now would be out for long. The
+			// reading side ends the connection.
+			g.mu.Unlock()
+			return
+		}
 		head := m.server.log.Head()
 		grant, status, wake := g.state.Next(time.Now(), m.state)
 		g.signal(wake)
