@@ -282,3 +282,12 @@ func (c *client) owedFrom(id epochID, a *account, alive bool) (uint64, bool) {
 	}
 	return head, asked && (alive || a.placed)
 }
+
+// instanceID reads the id that a test has given an envelope.
+func instanceID(raw []byte) string {
+	var e loggregatorv2.Envelope
+	if err := proto.Unmarshal(raw, &e); err != nil {
+		return err.Error()
+	}
+	return e.InstanceId
+}

@@ -548,11 +548,15 @@ func (h *Hub) Tick(now time.Time) {
 
 // heartbeat gives a sign of life to tails that have had nothing for a while.
 func (h *Hub) heartbeat() {
+	if h.now.Sub(h.beatAt) < h.cfg.Heartbeat/5 {
+		return
+	}
+	h.beatAt = h.now
 	if h.beat != nil {
 		h.beat.release()
 		h.beat = nil
 	}
-	before := h.now.Add(-h.cfg.Heartbeat).UnixNano()
+	before := h.now.Add(-h.cfg.Heartbeat * 4 / 5).UnixNano()
 	for t := range h.tails {
 		if t.wrote.Load() > before {
 			continue
