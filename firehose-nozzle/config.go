@@ -162,15 +162,15 @@ func parseAddr(addr string) (*url.URL, error) {
 	}
 	u, err := url.Parse(addr)
 	if err != nil {
-		return nil, fmt.Errorf("Addr: %w", err)
+		return nil, fmt.Errorf("address: %w", err)
 	}
 	switch u.Scheme {
 	case "ws", "wss", "http", "https":
 	default:
-		return nil, fmt.Errorf("Addr %q: must be a ws, wss, http or https URL, or host:port", addr)
+		return nil, fmt.Errorf("address %q: must be a ws, wss, http or https URL, or host:port", addr)
 	}
 	if u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("Addr %q: must have a host and neither query nor fragment", addr)
+		return nil, fmt.Errorf("address %q: must have a host and neither query nor fragment", addr)
 	}
 	return u, nil
 }

@@ -120,7 +120,7 @@ func TestPlaceNeverSkips(t *testing.T) {
 		p := newPlace(nil, false)
 		mine := make([]bool, len(w.match)) // acked by this reader
 		for range 600 {
-			w.step(p, alone, mine)
+			w.step(t, p, alone, mine)
 			check := p.cursor().GetEntries()
 			if len(check) == 0 {
 				continue
@@ -135,12 +135,12 @@ func TestPlaceNeverSkips(t *testing.T) {
 				t.Fatalf("seed %d: cursor at %d counts %d, there are %d", seed, e.GetOffset(), e.GetMatched(), got)
 			}
 		}
-		w.finish(t, p, alone, mine, seed)
+		w.finish(t, p, alone, seed)
 	}
 }
 
 // step lets one random thing happen.
-func (w *world) step(p *place, alone bool, mine []bool) {
+func (w *world) step(t *testing.T, p *place, alone bool, mine []bool) {
 	switch n := w.rng.IntN(20); {
 	case n < 8:
 		member, again := 0, w.rng.IntN(6) == 0
@@ -182,7 +182,7 @@ func (w *world) step(p *place, alone bool, mine []bool) {
 		p.unconfirmed(func(_ *mark, s span) {
 			for off := s.first; off <= s.last; off++ {
 				if w.match[off] && !mine[off] && !w.acked[off] {
-					panic("an ack for what was never acked")
+					t.Fatalf("an ack for %d, which was never acked", off)
 				}
 				w.acked[off] = w.acked[off] || w.match[off]
 			}
@@ -195,7 +195,7 @@ func (w *world) step(p *place, alone bool, mine []bool) {
 
 // finish acks everything in order; a reader that is alone then knows that it
 // is at the end, without being told.
-func (w *world) finish(t *testing.T, p *place, alone bool, mine []bool, seed uint64) {
+func (w *world) finish(t *testing.T, p *place, alone bool, seed uint64) {
 	for _, b := range w.batches {
 		w.ack(p, b, 0, len(b.offsets), false)
 	}
@@ -222,7 +222,6 @@ func (w *world) finish(t *testing.T, p *place, alone bool, mine []bool, seed uin
 	if m := p.dopplers["d"][0]; m.open != 0 {
 		t.Fatalf("seed %d: %d batches open", seed, m.open)
 	}
-	_ = mine
 }
 
 func position(epoch, first uint64, count uint32, low uint64) *streampb.Position {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -118,7 +117,7 @@ func start(t *testing.T, sink *memory, change func(*Config, *nozzle.Config)) *ri
 	t.Cleanup(r.server.Close)
 	cfg := Config{
 		Sink: sink, Grace: patience, DeadAfter: time.Millisecond, Registry: r.reg,
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: slog.New(slog.DiscardHandler),
 	}
 	conf := nozzle.Config{Addr: r.server.Addr(), Subscription: "sub"}
 	if change != nil {

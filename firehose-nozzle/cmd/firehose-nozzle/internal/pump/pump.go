@@ -111,14 +111,15 @@ func (p *Pump) Run(ctx context.Context) error {
 func (p *Pump) receive(ctx context.Context, q *queue) error {
 	for {
 		b, err := p.cfg.Stream.Recv(ctx)
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, ctx.Err()):
 			return nil
-		}
-		if err != nil {
+		default:
 			return fmt.Errorf("receive: %w", err)
 		}
 		p.received(b)
-		if q.put(ctx, b) != nil {
+		if !q.put(ctx, b) {
 			return nil // not acked: it will be delivered again
 		}
 	}

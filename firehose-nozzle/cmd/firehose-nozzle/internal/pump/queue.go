@@ -24,9 +24,9 @@ func newQueue(limit int) *queue {
 	return &queue{limit: limit, some: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
-// put blocks until there is room, or until ctx ends. A batch larger than the
-// queue fits an empty one.
-func (q *queue) put(ctx context.Context, b *nozzle.Batch) error {
+// put blocks until there is room; it returns false when ctx ends before. A
+// batch larger than the queue fits an empty one.
+func (q *queue) put(ctx context.Context, b *nozzle.Batch) bool {
 	for {
 		q.mu.Lock()
 		if q.bytes == 0 || q.bytes+size(b) <= q.limit {
@@ -34,13 +34,13 @@ func (q *queue) put(ctx context.Context, b *nozzle.Batch) error {
 			q.bytes += size(b)
 			q.mu.Unlock()
 			signal(q.some)
-			return nil
+			return true
 		}
 		q.mu.Unlock()
 		select {
 		case <-q.room:
 		case <-ctx.Done():
-			return ctx.Err()
+			return false
 		}
 	}
 }

@@ -2,7 +2,6 @@ package sink
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -32,7 +31,7 @@ func batches(texts ...string) []*nozzle.Batch {
 	return all
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func numbered(from, to int) []string {
 	var all []string
