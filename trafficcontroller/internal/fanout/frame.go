@@ -58,8 +58,9 @@ func (f *frame) release() {
 // budget counts the bytes that all tails together hold, shared frames once,
 // and remembers the order in which frames were made.
 type budget struct {
-	limit int64
-	used  atomic.Int64
+	limit   int64
+	used    atomic.Int64
+	dropped atomic.Uint64 // envelopes that tails were told they miss, once for each tail
 
 	mu          sync.Mutex
 	first, last *frame

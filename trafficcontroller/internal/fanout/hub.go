@@ -56,7 +56,6 @@ type Hub struct {
 	runs    spec   // scratch
 
 	received atomic.Uint64 // envelopes that came over links
-	dropped  atomic.Uint64 // envelopes that tails were told they miss, for their own slowness
 }
 
 // source is a watched source.
@@ -601,7 +600,7 @@ func (h *Hub) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := Stats{
-		Received: h.received.Load(), Dropped: h.dropped.Load(),
+		Received: h.received.Load(), Dropped: h.budget.dropped.Load(),
 		Tails: len(h.tails), Sources: len(h.sources), Bytes: h.budget.used.Load(),
 	}
 	for _, l := range h.links {

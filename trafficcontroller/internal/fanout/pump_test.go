@@ -372,6 +372,9 @@ func TestSlowReadersDoNotHoldUpOthers(t *testing.T) {
 		close(gate)
 		time.Sleep(time.Second)
 		synctest.Wait()
+		if r.hub.Stats().Dropped == 0 {
+			t.Error("no drops are counted")
+		}
 		for _, c := range slow {
 			ids, gaps, closed := c.snapshot()
 			if closed != nil || gaps == 0 || len(ids)+int(gaps) != total {

@@ -121,6 +121,7 @@ func (q *queue) drop(i int) {
 	f := e.f
 	defer f.release()
 	q.dropped += f.count
+	f.budget.dropped.Add(f.count)
 	var before *loss // nothing of the same epoch is between it and f
 	for at := i - 1; at >= 0; at-- {
 		if o := q.entries[at]; o.of(f) {

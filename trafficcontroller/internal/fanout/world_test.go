@@ -34,17 +34,17 @@ type world struct {
 
 // node is one Doppler address and what lives there.
 type node struct {
-	addr  string
-	name  string
-	d     *dopplertest.Doppler
-	past  []*dopplertest.Doppler // epochs that are over
-	link  *dopplertest.Link
-	met   map[uint64]bool   // epochs the Hub has heard of
-	fins  map[uint64]bool   // epochs whose fin it has heard
-	lost  map[uint64]bool   // epochs it has given up
-	up    bool              // the tail link is
-	out   [][]byte          // on the way to the Hub
-	in    []*streampb.Watch // on the way to the Doppler
+	addr string
+	name string
+	d    *dopplertest.Doppler
+	past []*dopplertest.Doppler // epochs that are over
+	link *dopplertest.Link
+	met  map[uint64]bool   // epochs the Hub has heard of
+	fins map[uint64]bool   // epochs whose fin it has heard
+	lost map[uint64]bool   // epochs it has given up
+	up   bool              // the tail link is
+	out  [][]byte          // on the way to the Hub
+	in   []*streampb.Watch // on the way to the Doppler
 }
 
 const (
