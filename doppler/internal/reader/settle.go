@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"slices"
 	"sort"
 	"time"
 
@@ -27,8 +28,9 @@ func (g *Group) giveBack(l *lease) {
 func (g *Group) untell(l *lease) {
 	for _, gap := range l.gaps {
 		gap.lease = nil
-		g.pending = append(g.pending, gap)
 		g.told = removeGap(g.told, gap)
+		at := g.placeOf(gap)
+		g.pending = slices.Insert(g.pending, at, gap)
 	}
 	l.gaps = nil
 }
@@ -42,7 +44,9 @@ func removeGap(list []*Gap, gap *Gap) []*Gap {
 	return list
 }
 
-// Sent says that everything up to the lease is in the client's own socket.
+// Sent says that everything up to the lease is in the client's own socket. It
+// opens the byte window. For a member whose client does not ack, it is the ack
+// as well.
 func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
 	i := 0
 	for i < len(m.sent) && m.sent[i].id <= id {
@@ -56,7 +60,32 @@ func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
 			g.ackGap(gap)
 		}
 	}
+	if !m.acking {
+		g.ackSent(m, id)
+	}
 	return g.wakeable()
+}
+
+// ackSent acks what a member has been granted up to a lease.
+func (g *Group) ackSent(m *Member, id uint64) {
+	g.settle()
+	for _, l := range m.leases {
+		if l.done || l.member != m {
+			continue
+		}
+		if l.id > id {
+			break
+		}
+		fresh := uint64(l.ackAll())
+		g.acked += fresh
+		m.acked += fresh
+		for len(l.gaps) > 0 {
+			g.ackGap(l.gaps[0])
+		}
+		l.done = true
+	}
+	m.oldestOpen(g.next)
+	g.low()
 }
 
 // SetBlocked says whether the member's socket has refused to take its last
@@ -128,7 +157,7 @@ func (g *Group) Expire(now time.Time) (wake []*Member) {
 	g.settle()
 	for _, l := range g.leases {
 		m := l.member
-		if l.done || m == nil || l.count == 0 {
+		if l.done || m == nil {
 			continue
 		}
 		if now.Sub(later(l.granted, m.progress)) < g.cfg.AckTimeout {
@@ -161,18 +190,22 @@ func (g *Group) settle() {
 		return
 	}
 	gap := &Gap{From: g.next, To: oldest, Reason: streampb.Gap_EVICTED, matched: g.matched}
-	switch {
-	case !known || gone < g.matched:
-		// Not counted by name, or the counters of a source were lost; see
-		// ring.Config.MaxIdleSources.
-		gap.Precision = streampb.Gap_UNKNOWN
-		gone = max(gone, g.matched)
-		g.miss(gap)
-	case gone > g.matched:
+	if gone > g.matched {
 		gap.Count = gone - g.matched
+	}
+	switch {
+	case known && gone >= g.matched:
+	case gap.Count > 0:
+		gap.Precision = streampb.Gap_AT_LEAST
+	default:
+		gap.Precision = streampb.Gap_UNKNOWN
+	}
+	if gap.Count > 0 || gap.Precision != streampb.Gap_EXACT {
 		g.miss(gap)
 	}
-	g.next, g.matched = oldest, gone
+	// Differs only if the counters began anew since the cursor was made.
+	g.start += gone - g.matched - gap.Count
+	g.next, g.matched, g.unsure = oldest, gone, false
 	if g.names != nil {
 		g.names.set(g.next, g.matched)
 	}
@@ -197,12 +230,12 @@ func (g *Group) settleLeases(oldest uint64) {
 	}
 }
 
-// giveUp turns what is not acked of a lost lease into a gap.
+// giveUp turns what is not acked of a lost lease into a gap. The gaps that
+// came with it were told and stay so.
 func (g *Group) giveUp(l *lease) {
 	if l.done {
 		return
 	}
-	g.untell(l)
 	if i := l.firstOpen(); i < l.count {
 		g.miss(&Gap{
 			From: l.offset(i), To: l.end(), Count: uint64(l.open),
@@ -210,7 +243,7 @@ func (g *Group) giveUp(l *lease) {
 		})
 	}
 	l.ackAll()
-	l.done, l.member = true, nil
+	l.done = len(l.gaps) == 0
 }
 
 // giveUpLost does so for every lost lease.
@@ -229,26 +262,43 @@ func (g *Group) evicted() (oldest, gone uint64, known bool) {
 		return g.names.evicted(g.log.Oldest())
 	}
 	oldest, gone = g.log.Evicted(g.counted())
-	return oldest, gone, true
+	return oldest, gone, !g.unsure
 }
 
 // miss notes a gap to be told with the next grant, joined to the one before
-// when it goes on from there.
+// when it goes on from there. What was told once stays as it was told.
 func (g *Group) miss(gap *Gap) {
-	g.countDropped(gap)
-	if n := len(g.pending); n > 0 {
-		p := g.pending[n-1]
-		if p.Reason == gap.Reason && p.Precision == gap.Precision && p.To > p.From && p.To <= gap.From {
+	g.dropped += gap.Count
+	at := g.placeOf(gap)
+	if at > 0 {
+		p := g.pending[at-1]
+		joins := p.Reason == gap.Reason && p.Precision == gap.Precision && p.To > p.From && p.To <= gap.From
+		if joins && !p.told && !g.openBetween(p.To, gap.From) {
 			p.To = gap.To
 			p.Count += gap.Count
 			return
 		}
 	}
-	g.pending = append(g.pending, gap)
+	g.pending = slices.Insert(g.pending, at, gap)
 }
 
-func (g *Group) countDropped(gap *Gap) {
-	if gap.Precision == streampb.Gap_EXACT {
-		g.dropped += gap.Count
+// openBetween tells whether a lease that begins in [from, to) is not settled.
+func (g *Group) openBetween(from, to uint64) bool {
+	i := sort.Search(len(g.leases), func(i int) bool { return g.leases[i].first >= from })
+	for ; i < len(g.leases) && g.leases[i].first < to; i++ {
+		if g.leases[i].open > 0 {
+			return true
+		}
 	}
+	return false
+}
+
+// placeOf returns where gap belongs among the pending ones, which are in the
+// order of offsets.
+func (g *Group) placeOf(gap *Gap) int {
+	at := len(g.pending)
+	for at > 0 && g.pending[at-1].From > gap.From {
+		at--
+	}
+	return at
 }

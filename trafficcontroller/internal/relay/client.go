@@ -38,14 +38,12 @@ type Client struct {
 
 // item is one message on its way to the client.
 type item struct {
-	buf    *stream.Buffer
-	from   *member // nil: of this Traffic Controller
-	conn   *stream.Conn
-	lease  uint64 // 0: nothing to say back
-	count  uint32
-	gaps   int
-	place  place
-	ranges []stream.OffsetRange // to be acked for the client
+	buf   *stream.Buffer
+	from  *member // nil: of this Traffic Controller
+	conn  *stream.Conn
+	lease uint64 // 0: nothing to say back
+	count uint32
+	gaps  int
 }
 
 // hello is the first message.
@@ -265,8 +263,7 @@ func (c *Client) dropQueue() {
 	c.queue = nil
 }
 
-// settle tells the Dopplers that their batches are in the client's socket,
-// and acks them if the client leaves that to the server.
+// settle tells the Dopplers that their batches are in the client's socket.
 func (c *Client) settle(batch []item) {
 	for i := range batch {
 		it := &batch[i]

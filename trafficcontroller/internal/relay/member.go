@@ -37,8 +37,6 @@ type member struct {
 	// owned by the client's writer
 	sentLease uint64
 	sentConn  *stream.Conn
-	ranges    []stream.OffsetRange
-	ackTo     place
 	out       []byte
 
 	// guarded by mu
@@ -170,10 +168,6 @@ func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
 	}
 	m.client.relay.received.Add(uint64(p.GetCount()))
 	it := item{buf: b, from: m, conn: c, lease: m.batch.GetLease().GetId(), count: p.GetCount(), gaps: len(m.batch.GetGaps())}
-	if !m.client.options.Acking {
-		it.place = place{doppler: p.GetDoppler(), epoch: p.GetEpoch()}
-		it.ranges = stream.AckRanges(nil, &m.batch)
-	}
 	m.client.push(it)
 	return nil
 }
@@ -206,35 +200,16 @@ func (m *member) written(it *item) {
 		m.sentConn = it.conn
 	}
 	m.sentLease = it.lease
-	if len(it.ranges) > 0 {
-		m.ackTo = it.place
-		for _, r := range it.ranges {
-			if n := len(m.ranges); n > 0 && m.ranges[n-1].Last+1 == r.First {
-				m.ranges[n-1].Last = r.Last
-			} else {
-				m.ranges = append(m.ranges, r)
-			}
-		}
-	}
 }
 
-// flush says so to the Doppler: acks first, so that what is acked is not taken
-// for lost when the window opens.
+// flush says so to the Doppler. For a client that does not ack it is the ack.
 func (m *member) flush() {
 	if m.sentLease == 0 {
 		return
 	}
-	if len(m.ranges) > 0 {
-		m.out = stream.AppendAck(m.out[:0], m.ackTo.doppler, m.ackTo.epoch, m.ranges...)
-		m.send(m.out)
-	}
 	m.out = stream.AppendSent(m.out[:0], m.sentLease)
-	m.send(m.out)
-	m.sentLease, m.ranges = 0, m.ranges[:0]
-}
-
-func (m *member) send(msg []byte) {
-	if err := m.sentConn.Send(m.ctx, msg); err != nil {
+	m.sentLease = 0
+	if err := m.sentConn.Send(m.ctx, m.out); err != nil {
 		m.sentConn.CloseNow()
 	}
 }
