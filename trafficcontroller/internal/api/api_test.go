@@ -1,0 +1,204 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/stream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// served is an API whose streams are noted and closed.
+type served struct {
+	*API
+	http      *httptest.Server
+	firehoses []FirehoseQuery
+	tails     []TailQuery
+	ready     error
+}
+
+func serve(t *testing.T, max int) *served {
+	t.Helper()
+	s := &served{}
+	view := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) }
+	s.API = New(Config{
+		Name: "tc", Version: "test", MaxConnections: max, MaxRecent: 1000, SocketBuffer: 64 << 10,
+		Ready: func() error { return s.ready },
+		Firehose: func(c *stream.Conn, q FirehoseQuery, done func()) error {
+			s.firehoses = append(s.firehoses, q)
+			defer done()
+			return c.Close(stream.CloseNormal, "")
+		},
+		Tail: func(c *stream.Conn, q TailQuery, done func()) error {
+			s.tails = append(s.tails, q)
+			defer done()
+			return c.Close(stream.CloseNormal, "")
+		},
+		Subscriptions: view, Sources: view,
+	}, slog.New(slog.DiscardHandler))
+	s.http = httptest.NewServer(s.API)
+	t.Cleanup(s.http.Close)
+	return s
+}
+
+func (s *served) get(t *testing.T, path string, header http.Header) (int, http.Header, string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, s.http.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if header != nil {
+		req.Header = header
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+func upgrade(subprotocol string) http.Header {
+	h := http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}
+	if subprotocol != "" {
+		h.Set("Sec-Websocket-Protocol", subprotocol)
+	}
+	return h
+}
+
+func TestAnswers(t *testing.T) {
+	s := serve(t, 10)
+	long := strings.Repeat("x", 300)
+	for _, tc := range []struct {
+		path   string
+		header http.Header
+		status int
+		says   string
+	}{
+		{"/", nil, 200, "/firehose/{subscription}"},
+		{"/health", nil, 200, "ok"},
+		{"/ready", nil, 200, "ready"},
+		{"/v2/subscriptions", nil, 200, "{}"},
+		{"/v2/sources", nil, 200, "{}"},
+		{"/nowhere", nil, 404, "/nowhere"},
+		{"/firehose/", nil, 404, ""},
+		{"/firehose/a", nil, 426, "WebSocket"},
+		{"/apps/a/stream", nil, 426, "WebSocket"},
+		{"/firehose/a", upgrade(""), 400, stream.Subprotocol},
+		{"/firehose/a", upgrade("graphql"), 400, stream.Subprotocol},
+		{"/firehose/" + long, upgrade(stream.Subprotocol), 400, "256"},
+		{"/firehose/a?type=trace", upgrade(stream.Subprotocol), 400, "trace"},
+		{"/firehose/a?ack=never", upgrade(stream.Subprotocol), 400, "ack"},
+		{"/firehose/a?cursor=nonsense", upgrade(stream.Subprotocol), 400, "cursor"},
+		{"/firehose/a?colour=red", upgrade(stream.Subprotocol), 400, "colour"},
+		{"/firehose/a?" + strings.Repeat("name=n&", 1001), upgrade(stream.Subprotocol), 400, "1000"},
+		{"/apps/" + long + "/stream", upgrade(stream.Subprotocol), 400, "256"},
+		{"/apps/a/stream?recent=many", upgrade(stream.Subprotocol), 400, "recent"},
+		{"/apps/a/stream?recent=1001", upgrade(stream.Subprotocol), 400, "1000"},
+		{"/apps/a/stream?since=yesterday", upgrade(stream.Subprotocol), 400, "since"},
+		{"/apps/a/stream?cursor=c9.x", upgrade(stream.Subprotocol), 400, "cursor"},
+		{"/apps/a/stream?type=%zz", upgrade(stream.Subprotocol), 400, "malformed"},
+	} {
+		status, _, body := s.get(t, tc.path, tc.header)
+		if status != tc.status || !strings.Contains(body, tc.says) {
+			t.Errorf("%.60s: %d %q, want %d with %q", tc.path, status, body, tc.status, tc.says)
+		}
+	}
+	if len(s.firehoses)+len(s.tails) != 0 || s.Open() != 0 {
+		t.Errorf("%d firehoses and %d tails were opened, %d are counted", len(s.firehoses), len(s.tails), s.Open())
+	}
+}
+
+func TestPlainGetSaysUpgrade(t *testing.T) {
+	_, h, _ := serve(t, 10).get(t, "/firehose/a", nil)
+	if h.Get("Upgrade") != "websocket" {
+		t.Errorf("headers %v", h)
+	}
+}
+
+func TestDiscoveryIsJSON(t *testing.T) {
+	_, _, body := serve(t, 10).get(t, "/", nil)
+	var doc struct {
+		Subprotocols []string
+		Links        map[string]struct{ Href string }
+	}
+	if err := json.Unmarshal([]byte(body), &doc); err != nil || len(doc.Subprotocols) != 1 || doc.Links["stream"].Href == "" {
+		t.Errorf("%v: %s", err, body)
+	}
+}
+
+func TestWhatIsAskedForArrives(t *testing.T) {
+	s := serve(t, 10)
+	for _, path := range []string{
+		"/firehose/my%20nozzle?type=log&type=counter&source_id=a&name=n&ack=client",
+		"/apps/cf%2Fdiego/stream?type=log&recent=7&since=10m",
+	} {
+		c, err := stream.Dial(t.Context(), s.http.URL+path, stream.DialOptions{Subprotocol: stream.Subprotocol})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(t.Context()); err == nil {
+			t.Fatal("a message from nowhere")
+		}
+		c.CloseNow()
+	}
+	f := s.firehoses[0]
+	if f.Subscription != "my nozzle" || !f.Acking || len(f.Selectors["type"]) != 2 || f.Remote == "" {
+		t.Errorf("firehose %+v", f)
+	}
+	mask, _ := envelope.MaskOf("log")
+	if q := s.tails[0]; q.Source != "cf/diego" || q.Mask != mask || q.Recent != 7 || time.Since(time.Unix(0, q.Since)) < 9*time.Minute {
+		t.Errorf("tail %+v", q)
+	}
+}
+
+func TestLimitsSpeak(t *testing.T) {
+	s := serve(t, 0)
+	status, h, body := s.get(t, "/firehose/a", upgrade(stream.Subprotocol))
+	if status != 503 || h.Get("Retry-After") == "" || !strings.Contains(body, "limit is 0") {
+		t.Errorf("%d %v %q", status, h, body)
+	}
+	s.ready = errors.New("no Doppler is connected")
+	if status, _, body = s.get(t, "/ready", nil); status != 503 || !strings.Contains(body, "no Doppler") {
+		t.Errorf("%d %q", status, body)
+	}
+	s.ready = nil
+	s.Drain()
+	if status, _, body = s.get(t, "/apps/a/stream", upgrade(stream.Subprotocol)); status != 503 || !strings.Contains(body, "stopping") {
+		t.Errorf("%d %q", status, body)
+	}
+}
+
+func FuzzQueries(f *testing.F) {
+	for _, q := range []string{
+		"", "type=log&recent=5", "since=10m", "since=-1s", "since=2026-01-02T15:04:05Z", "since=1700000000000000000",
+		"cursor=c1.AAAA", "recent=99999999999999999999", "name=&name=%00", "type=LOG", "ack=client", "%", "a;b",
+	} {
+		f.Add(q)
+	}
+	f.Fuzz(func(_ *testing.T, query string) {
+		r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/", RawQuery: query}, Header: http.Header{}}
+		if q, err := parseTail(r, 1000); err == nil && (q.Recent < 0 || q.Recent > 1000 || q.Since < 0) {
+			panic(q)
+		}
+		if q, err := parseFirehose(r); err == nil && len(q.Selectors["name"]) > maxSelectors {
+			panic(q)
+		}
+	})
+}
