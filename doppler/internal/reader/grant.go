@@ -2,6 +2,7 @@ package reader
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
@@ -39,24 +40,28 @@ func (g *Grant) Release() {
 // served before its peers.
 const maxBehind = 4 * maxLease
 
-// turn tells whether m is not ahead of a peer that could take as well.
-func (g *Group) turn(m *Member) bool {
+// ahead returns the peer that comes before m: one that could take what there
+// is as well and was served less. It returns nil when it is the turn of m.
+func (g *Group) ahead(m *Member) *Member {
 	if len(g.members) == 1 {
-		return true
+		return nil
 	}
-	lowest, other := uint64(0), false
+	var lowest *Member
 	for _, o := range g.members {
-		if o != m && g.ready(o) {
-			if !other || o.served < lowest {
-				lowest = o.served
-			}
-			other = true
+		if o != m && (lowest == nil || o.served < lowest.served) && g.available(o) && g.ready(o) {
+			lowest = o
 		}
 	}
-	if other && lowest > maxBehind && m.served < lowest-maxBehind {
-		m.served = lowest - maxBehind
+	if lowest == nil {
+		return nil
 	}
-	return !other || m.served <= lowest
+	if lowest.served > maxBehind && m.served < lowest.served-maxBehind {
+		m.served = lowest.served - maxBehind
+	}
+	if m.served <= lowest.served {
+		return nil
+	}
+	return lowest
 }
 
 // leaseEnvelopes is how many envelopes a lease may hold so that equal members
@@ -75,10 +80,10 @@ func (g *Group) grant(now time.Time, m *Member, out *Grant) Status {
 	g.giveUpLost()
 	for {
 		l, status := g.nextAgain(m, out)
-		if l == nil && status != Granted {
+		if l == nil && status == Idle {
 			l, status = g.nextFresh(out)
 		}
-		if errorsEvicted(status) {
+		if status == statusEvicted {
 			g.settle()
 			continue
 		}
@@ -99,11 +104,9 @@ func (g *Group) grant(now time.Time, m *Member, out *Grant) Status {
 // statusEvicted is an internal answer: the ring moved on, settle first.
 const statusEvicted Status = -1
 
-func errorsEvicted(s Status) bool { return s == statusEvicted }
-
 // nextAgain returns a lease that waits to be granted again, if m may have it.
 func (g *Group) nextAgain(m *Member, out *Grant) (*lease, Status) {
-	if len(g.again) == 0 || !m.acking && g.hasAcking() {
+	if len(g.again) == 0 || !g.mayAgain(m) {
 		return nil, Idle
 	}
 	for len(g.again) > 0 {
@@ -149,15 +152,6 @@ func (l *lease) step(off uint64, i int) uint64 {
 		return off + 1
 	}
 	return off + uint64(l.deltas[i-1])
-}
-
-func (g *Group) hasAcking() bool {
-	for _, m := range g.members {
-		if m.acking {
-			return true
-		}
-	}
-	return false
 }
 
 // maxLook bounds the index records looked at in one call.
@@ -212,13 +206,13 @@ func (g *Group) hand(now time.Time, m *Member, l *lease, out *Grant) {
 	l.member, l.id, l.granted = m, m.nextID, now
 	m.leases = append(m.leases, l)
 	for _, gap := range g.pending {
-		gap.lease = l
+		gap.lease, gap.told = l, true
 		l.gaps = append(l.gaps, gap)
 		g.told = append(g.told, gap)
 	}
 	g.pending = g.pending[:0]
 	out.Lease, out.Redelivered, out.Next = l.id, l.again, g.next
-	out.Gaps = l.gaps
+	out.Gaps = slices.Clone(l.gaps)
 	for _, r := range g.runs {
 		if out.held {
 			b := out.chunk.Bytes(r.i, r.j)

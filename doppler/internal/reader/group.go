@@ -49,12 +49,14 @@ type Group struct {
 	next    uint64 // next offset to be granted
 	matched uint64 // matching envelopes before next
 	seen    uint64 // offsets below it may have been received in an earlier life
+	unsure  bool   // matched may be too high: a source was forgotten meanwhile
 	leases  []*lease
 	again   []*lease // to be granted again
 	lost    []*lease // evicted while with a member
 	pending []*Gap   // to be told with the next grant
 	told    []*Gap   // told, not acked
 	members []*Member
+	acking  int   // members that ack for themselves
 	runs    []run // scratch of Next
 
 	start   uint64 // matched when the group was made
@@ -132,6 +134,9 @@ func (g *Group) Join(now time.Time, acking bool) *Member {
 		}
 	}
 	g.members = append(g.members, m)
+	if acking {
+		g.acking++
+	}
 	return m
 }
 
@@ -140,6 +145,9 @@ func (g *Group) Leave(m *Member) (wake []*Member) {
 	for i, o := range g.members {
 		if o == m {
 			g.members = append(g.members[:i], g.members[i+1:]...)
+			if m.acking {
+				g.acking--
+			}
 			break
 		}
 	}
@@ -166,12 +174,9 @@ func (g *Group) ready(m *Member) bool {
 // wakeable returns the members whose last Next gave nothing and that should
 // try again.
 func (g *Group) wakeable() []*Member {
-	if !g.available() {
-		return nil
-	}
 	var wake []*Member
 	for _, m := range g.members {
-		if m.waiting && g.ready(m) {
+		if m.waiting && g.available(m) && g.ready(m) {
 			m.waiting = false
 			wake = append(wake, m)
 		}
@@ -179,9 +184,14 @@ func (g *Group) wakeable() []*Member {
 	return wake
 }
 
-func (g *Group) available() bool {
-	return len(g.again) > 0 || len(g.pending) > 0 || g.next < g.log.Head()
+// available tells whether there may be something for m.
+func (g *Group) available(m *Member) bool {
+	return g.next < g.log.Head() || len(g.pending) > 0 || len(g.again) > 0 && g.mayAgain(m)
 }
+
+// mayAgain tells whether m may have what was granted before: where there are
+// members that ack for themselves, only they.
+func (g *Group) mayAgain(m *Member) bool { return m.acking || g.acking == 0 }
 
 // Appended says that the ring has grown. It returns the members to wake: none
 // when nothing of what is new matches.
@@ -241,9 +251,14 @@ func (g *Group) Next(now time.Time, m *Member) (grant Grant, status Status, wake
 		m.waiting = true
 		return Grant{}, Full, g.wakeable()
 	}
-	if !g.turn(m) {
+	if o := g.ahead(m); o != nil {
 		m.waiting = true
-		return Grant{}, Wait, nil
+		if o.waiting {
+			// It has what it waited for, a gap perhaps that was found just now.
+			o.waiting = false
+			wake = append(wake, o)
+		}
+		return Grant{}, Wait, wake
 	}
 	m.waiting = false
 	status = g.grant(now, m, &grant)
@@ -252,6 +267,7 @@ func (g *Group) Next(now time.Time, m *Member) (grant Grant, status Status, wake
 		wake = g.wakeable()
 	case Idle:
 		m.waiting = true
+		wake = g.wakeable() // there may be something that only others may have
 	}
 	return grant, status, wake
 }
@@ -283,6 +299,7 @@ func (g *Group) Account() Account {
 	}
 	if g.names == nil {
 		_, matched := g.log.Appended(g.counted())
+		matched = max(matched, g.matched) // which came with a cursor
 		a.Accepted = matched - g.start
 		a.Lag = matched - g.matched
 		return a
@@ -294,7 +311,10 @@ func (g *Group) Account() Account {
 // Drained tells whether every member and the group have all that was appended.
 func (g *Group) Drained() bool {
 	g.settle()
-	if len(g.again) > 0 || len(g.lost) > 0 || len(g.pending) > 0 || len(g.told) > 0 || g.next < g.log.Head() {
+	if !g.match.all {
+		g.skipAhead() // nobody else does while the group lingers
+	}
+	if len(g.again) > 0 || len(g.pending) > 0 || len(g.told) > 0 || g.next < g.log.Head() {
 		return false
 	}
 	off, _ := g.low()
