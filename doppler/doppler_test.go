@@ -1,13 +1,13 @@
 package doppler_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,13 +24,21 @@ import (
 	"github.com/a1ea6966/loggregator/doppler"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if spec, ok := os.LookupEnv(loadVariable); ok {
+		if err := runLoad(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a running Doppler on ports of its own.
 type rig struct {
 	*doppler.Doppler
-	t      *testing.T
-	log    *bytes.Buffer
+	t      testing.TB
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error
@@ -55,9 +63,14 @@ func start(t *testing.T, change func(*doppler.Config)) *rig {
 	if change != nil {
 		change(c)
 	}
-	r := &rig{t: t, log: &bytes.Buffer{}, ended: make(chan struct{}), http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	return startConfig(t, c)
+}
+
+func startConfig(t testing.TB, c *doppler.Config) *rig {
+	t.Helper()
+	r := &rig{t: t, ended: make(chan struct{}), http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	var err error
-	if r.Doppler, err = doppler.New(*c, slog.New(slog.NewTextHandler(r.log, nil))); err != nil {
+	if r.Doppler, err = doppler.New(*c, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -151,7 +164,7 @@ func eventually(t *testing.T, what string, met func() bool) {
 
 // reader is one WebSocket reader that acknowledges all it gets.
 type reader struct {
-	t     *testing.T
+	t     testing.TB
 	conn  *stream.Conn
 	hello *streampb.Hello
 	lines []string
@@ -284,18 +297,7 @@ func TestRecentOutlivesTheRing(t *testing.T) {
 	r := start(t, func(c *doppler.Config) { c.RingBytes, c.MaxEnvelopeBytes, c.RecentLogs = 2<<20, 64<<10, 100 })
 	r.emitLines("quiet", 0, 50)
 	noise := strings.Repeat("noise ", 100)
-	evicted := func() bool {
-		_, _, metrics := r.get(r.AdminAddr(), "/metrics")
-		for line := range strings.Lines(metrics) {
-			var n float64
-			if _, err := fmt.Sscanf(line, "doppler_ring_evicted_total %g", &n); err == nil {
-				return n > 100
-			}
-		}
-		t.Fatal("no metric")
-		return false
-	}
-	for !evicted() {
+	for r.count(t, "doppler_ring_evicted_total") < 100 {
 		var envs []*loggregatorv2.Envelope
 		for range 1000 {
 			envs = append(envs, logLine("loud", noise))
