@@ -71,15 +71,7 @@ func (s *Stream) ack(b *Batch, from, to int) {
 		b.acked, b.covered = true, nil
 		s.settled(b)
 	}
-	s.wakeAcker()
-}
-
-// wakeAcker says that there is something to send.
-func (s *Stream) wakeAcker() {
-	select {
-	case s.acks <- struct{}{}:
-	default:
-	}
+	signal(s.acks)
 }
 
 // ackEnvelopes queues the ack of the envelopes with indices [from, to). mu is

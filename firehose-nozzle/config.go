@@ -58,6 +58,9 @@ type Config struct {
 	Header func(context.Context) (http.Header, error)
 	// MaxMessageBytes bounds the size of one message. Default 16 MiB.
 	MaxMessageBytes int64
+	// ReadAhead is how many bytes the stream reads while nobody calls Recv;
+	// one message more at most. Default 1 MiB.
+	ReadAhead int
 
 	// MaxRetries is how often in a row a dial may fail before the stream ends
 	// with CodeUnavailable, and MaxElapsed for how long. 0 is no limit; with

@@ -25,6 +25,9 @@ const (
 	// missedHeartbeats make a path dead.
 	missedHeartbeats = 2
 
+	// defaultReadAhead is the default of Config.ReadAhead.
+	defaultReadAhead = 1 << 20
+
 	userAgent = "loggregator-nozzle/1"
 )
 
@@ -156,7 +159,7 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, err err
 	queued := len(s.pending) > 0
 	s.mu.Unlock()
 	if queued {
-		s.wakeAcker()
+		signal(s.acks)
 	}
 	defer func() {
 		s.mu.Lock()

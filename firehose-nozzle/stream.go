@@ -22,8 +22,9 @@ type Stream struct {
 	addr   *url.URL
 	passes bool // nobody waits for an ack: a tail, or AutoAck
 	cancel context.CancelFunc
-	items  chan item     // from the reader to Recv; never closed
 	acks   chan struct{} // says that there is something to flush; never closed
+	some   chan struct{} // says that there is something to take; never closed
+	room   chan struct{} // says that there is room to read on; never closed
 	quit   chan struct{} // closed by Close, first
 	bye    chan struct{} // closed by Close when it has said goodbye
 	ended  chan struct{} // closed by run when the stream is over
@@ -41,9 +42,9 @@ type Stream struct {
 	mu      sync.Mutex
 	place   *place // of what is acked
 	read    *place // of what is received, if passes
+	ahead   []item // received, to be taken by Recv
+	bytes   int    // of ahead
 	waiting bool   // Recv waits for an item
-	handing bool   // the reader hands an item over, or Recv has not taken it yet
-	backlog []item // without batches, for the next Recv
 	pending []pendingAck
 	conn    *stream.Conn // nil while there is none
 	status  Status
@@ -58,8 +59,15 @@ type item struct {
 	fins     []*streampb.Fin
 }
 
-// maxBacklog bounds the items that wait while nobody calls Recv.
-const maxBacklog = 1024
+// itemBytes is what an item counts besides its envelopes.
+const itemBytes = 256
+
+func (it *item) size() int {
+	if it.batch == nil {
+		return itemBytes
+	}
+	return itemBytes*(1+len(it.batch.Gaps)) + len(it.batch.Envelopes)
+}
 
 // Status is a snapshot of a stream, for health checks and metrics.
 type Status struct {
@@ -100,7 +108,7 @@ func open(ctx context.Context, cfg Config, tail bool) (*Stream, error) {
 	}
 	s := &Stream{
 		cfg: cfg, addr: addr, passes: tail || cfg.AutoAck,
-		items: make(chan item), acks: make(chan struct{}, 1),
+		acks: make(chan struct{}, 1), some: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		quit: make(chan struct{}), bye: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		status: Status{Since: time.Now()},
 	}
@@ -136,95 +144,96 @@ func (s *Stream) live(parent, ctx context.Context) {
 // error it then returns and which leaves the stream as it was, or the stream
 // is over: then it returns the same *Error every time.
 func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if s.quitting() {
-		<-s.ended
-		return nil, s.err
-	}
-	s.startWaiting()
-	for {
-		select {
-		case it := <-s.items:
-			if b := s.take(it); b != nil {
-				return b, nil
-			}
-		case <-ctx.Done():
-			s.stopWaiting()
-			return nil, ctx.Err()
-		case <-s.quit:
+	over := false
+	for first := true; ; first = false {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if s.quitting() {
 			<-s.ended
 			return nil, s.err
-		case <-s.ended:
+		}
+		b := s.take(first)
+		switch {
+		case b != nil:
+			return b, nil
+		case over:
 			return nil, s.err
+		}
+		select {
+		case <-s.some:
+		case <-ctx.Done():
+		case <-s.quit:
+		case <-s.ended:
+			over = true // but for what has been received before
 		}
 	}
 }
 
-// startWaiting says that Recv waits: everything it has returned before is
-// consumed, if it passes.
-func (s *Stream) startWaiting() {
+// take returns the next batch that was received, or nil. first says that Recv
+// has just been called: what it has returned before is consumed, if it passes.
+func (s *Stream) take(first bool) *Batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last != nil {
+	if first && s.last != nil {
 		s.consumed(s.last)
 		s.last = nil
 	}
-	for _, it := range s.backlog {
-		s.note(it)
-	}
-	s.backlog = nil
-	s.waiting = true
-}
-
-func (s *Stream) stopWaiting() {
-	s.mu.Lock()
 	s.waiting = false
-	s.mu.Unlock()
-}
-
-// hand gives an item to Recv. It blocks until a batch is taken.
-func (s *Stream) hand(it item) error {
-	s.mu.Lock()
-	switch {
-	case it.batch == nil && (s.waiting || !s.passes) && !s.handing:
+	for len(s.ahead) > 0 {
+		it := s.ahead[0]
+		s.ahead[0] = item{}
+		s.ahead = s.ahead[1:]
+		s.bytes -= it.size()
+		signal(s.room)
 		s.note(it)
-		s.mu.Unlock()
-		return nil
-	case it.batch == nil && len(s.backlog) < maxBacklog:
-		s.backlog = append(s.backlog, it)
-		s.mu.Unlock()
-		return nil
-	}
-	s.handing = true
-	s.mu.Unlock()
-	select {
-	case s.items <- it:
-		return nil
-	case <-s.quit:
-		if it.batch != nil {
-			it.batch.Release()
+		if it.batch == nil {
+			continue
 		}
-		return errClosed
+		s.status.Unacked++
+		if s.passes {
+			s.last = it.batch
+		}
+		return it.batch
+	}
+	s.waiting = true
+	return nil
+}
+
+// hand gives an item to Recv. It blocks while too much is read ahead.
+func (s *Stream) hand(it item) error {
+	limit := s.cfg.ReadAhead
+	if limit <= 0 {
+		limit = defaultReadAhead
+	}
+	for {
+		s.mu.Lock()
+		switch {
+		case it.batch == nil && len(s.ahead) == 0 && (s.waiting || !s.passes):
+			s.note(it) // Recv has got there already
+			s.mu.Unlock()
+			return nil
+		case len(s.ahead) == 0 || s.bytes+it.size() <= limit:
+			s.ahead = append(s.ahead, it)
+			s.bytes += it.size()
+			s.mu.Unlock()
+			signal(s.some)
+			return nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.room:
+		case <-s.quit:
+			return errClosed
+		}
 	}
 }
 
-// take makes an item Recv's.
-func (s *Stream) take(it item) *Batch {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handing = false
-	s.note(it)
-	if it.batch == nil {
-		return nil
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
-	s.waiting = false
-	s.status.Unacked++
-	if s.passes {
-		s.last = it.batch
-	}
-	return it.batch
 }
 
 // note takes note of an item; mu is held.
@@ -293,6 +302,14 @@ func (s *Stream) Close() error {
 		close(s.bye)
 		s.cancel()
 		<-s.done
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, it := range s.ahead {
+			if it.batch != nil {
+				it.batch.Release() // it will be delivered again
+			}
+		}
+		s.ahead = nil
 	})
 	return s.closeErr
 }

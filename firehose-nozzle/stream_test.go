@@ -3,6 +3,7 @@ package nozzle_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -130,6 +131,7 @@ func TestReconnectRedeliversWhatIsNotAcked(t *testing.T) {
 			t.Fatalf("%d: %s came again", i, p)
 		}
 	}
+	eventually(t, "three notices", func() bool { mu.Lock(); defer mu.Unlock(); return len(notices) >= 3 })
 	mu.Lock()
 	defer mu.Unlock()
 	kinds := make([]nozzle.NoticeKind, len(notices))
@@ -392,15 +394,36 @@ func TestSlowConsumerKeepsItsConnection(t *testing.T) {
 	s.SetHeartbeat(20 * time.Millisecond)
 	s.SetBatchSize(1)
 	s.Push(lines("a", 0, 10)...)
-	n := open(t, s, nil)
+	for _, readAhead := range []int{0, 1} { // all of it, or nothing
+		n := open(t, s, func(c *nozzle.Config) { c.ReadAhead = readAhead; c.Subscription = fmt.Sprint(readAhead) })
+		recv(t, n)
+		<-time.After(200 * time.Millisecond) // ten heartbeats
+		if heard := n.Status().Heartbeat != nil; heard != (readAhead == 0) {
+			t.Fatalf("heartbeat read: %v", heard)
+		}
+		for range 9 {
+			recv(t, n)
+		}
+		if got := n.Status().Connects; got != 1 {
+			t.Fatalf("connected %d times", got)
+		}
+	}
+}
+
+// What was received before the end is returned, unless the owner has closed.
+func TestEndComesAfterWhatWasReceived(t *testing.T) {
+	s := newServer(t)
+	s.SetBatchSize(10)
+	s.Push(lines("a", 0, 100)...)
+	n := open(t, s, func(c *nozzle.Config) { c.AutoAck = true })
 	recv(t, n)
-	<-time.After(200 * time.Millisecond) // ten heartbeats
+	waitAcked(t, s, 100)
+	s.Send([]byte{0xff})
 	for range 9 {
 		recv(t, n)
 	}
-	if got := n.Status().Connects; got != 1 {
-		t.Fatalf("connected %d times", got)
-	}
+	_, err := n.Recv(within(t))
+	wantCode(t, err, nozzle.CodeProtocol)
 }
 
 func TestGarbageEndsTheStream(t *testing.T) {
@@ -456,7 +479,7 @@ func TestNothingIsReadUnlessTaken(t *testing.T) {
 	for range 1000 { // 60 MB
 		s.Push(big)
 	}
-	n := open(t, s, func(c *nozzle.Config) { c.AutoAck = true })
+	n := open(t, s, func(c *nozzle.Config) { c.AutoAck = true; c.ReadAhead = 1 })
 	recv(t, n)
 	// What the server calls acked is in our socket at least.
 	held := 0
