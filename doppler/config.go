@@ -51,7 +51,7 @@ func DefaultConfig() *Config {
 	}
 	return &Config{
 		Name: name, GRPCAddr: ":8082", StreamAddr: ":8083", AdminAddr: "127.0.0.1:9082",
-		RingBytes:  max(daemon.MemoryLimit()/4, ring.DefaultBytes),
+		RingBytes:  max(daemon.MemoryLimit()/4>>20<<20, ring.DefaultBytes),
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
 		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 256 << 10, AckTimeout: 30 * time.Second,

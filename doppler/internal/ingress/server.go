@@ -9,13 +9,13 @@
 //
 // Config.Bytes is spent in two halves. One pays for streams: for each a window
 // that may be sent and not taken yet, and what gRPC needs for a stream and its
-// connection. A stream for which nothing is left is
-// refused, and so is a connection. The other half pays for the buffers of
-// frames above 1 KiB: while it is used up, connections are not read on (see
-// pool), so TCP holds the producers back. It is larger than all windows
-// together, so it only comes to that with messages larger than the window, of
-// which gRPC lets each stream send one. The kernel's buffers hold no more than
-// a window, or 256 KiB if that is more, per connection. Outside the budget are frames smaller than 56
+// connection. A stream for which nothing is left is refused, and so is a
+// connection. The other half pays for the buffers of frames above 1 KiB: while
+// it is used up, connections are not read on (see pool), so TCP holds the
+// producers back. It is larger than all windows together, so it only comes to
+// that with messages larger than the window, of which gRPC lets each stream
+// send one. The kernel's buffers hold no more than a window, or 256 KiB if
+// that is more, per connection. Outside the budget are frames smaller than 56
 // bytes, which may cost twice what they hold, and one workspace per CPU, which
 // grows to the largest message seen and shrinks again.
 package ingress
