@@ -90,7 +90,7 @@ func (t *TrafficController) build() error {
 	t.dialer = upstream.NewDialer(inside, int(cfg.SocketBufferBytes))
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
-		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, Pings: t.pings,
+		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, LostAfter: lostAfter, Pings: t.pings,
 	}, t.log)
 	if err := t.buildTails(); err != nil {
 		return err

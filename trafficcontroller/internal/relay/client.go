@@ -25,25 +25,36 @@ type Client struct {
 	wake  chan struct{} // capacity 1: queue or end
 	wrote atomic.Int64  // unix nanoseconds
 
-	sent, bytes, gaps atomic.Uint64
+	sent, bytes, gaps, missed atomic.Uint64
+
+	written sync.WaitGroup // of the writer
+
+	// owned by the writer
+	owing []*member // that owe their Doppler something
+	bufs  [][]byte
 
 	// guarded by mu
-	mu      sync.Mutex
-	members map[string]*member // by address
-	queue   []item
-	queued  int // bytes
-	ended   bool
-	closed  *stream.CloseError // why this side closed it
+	mu       sync.Mutex
+	members  map[string]*member // by address
+	standing standing
+	lost     map[string]time.Time // Dopplers that are gone, and when to say so
+	queue    []item
+	queued   int // bytes
+	ended    bool
+	closed   *stream.CloseError // why this side closed it
 }
 
 // item is one message on its way to the client.
 type item struct {
-	buf   *stream.Buffer
-	from  *member // nil: of this Traffic Controller
-	conn  *stream.Conn
-	lease uint64 // 0: nothing to say back
-	count uint32
-	gaps  int
+	buf    *stream.Buffer
+	from   *member // nil: of this Traffic Controller
+	conn   *stream.Conn
+	size   int
+	window int
+	lease  uint64 // 0: nothing to say back
+	count  uint32
+	gaps   int
+	missed uint64 // envelopes in gaps
 }
 
 // hello is the first message.
@@ -93,13 +104,77 @@ func (c *Client) add(addr string, late bool) {
 	go m.run()
 }
 
-// remove takes a member out; its end has to be called.
-func (c *Client) remove(addr string) *member {
+// remove ends the member of a Doppler that is gone. Should it not come back,
+// at another address, the client is told by until.
+func (c *Client) remove(addr string, until time.Time) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	m := c.members[addr]
 	delete(c.members, addr)
-	return m
+	c.mu.Unlock()
+	if m == nil {
+		return
+	}
+	doppler := m.end()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.standing.entry(doppler); e != nil && !e.Finished && !c.reads(doppler) {
+		c.lost[doppler] = until
+	}
+}
+
+// reads tells whether a member is connected to a Doppler. mu is held.
+func (c *Client) reads(doppler string) bool {
+	for _, m := range c.members {
+		if m.connTo(doppler) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// found says that a Doppler has said hello. What it cannot give any more it
+// tells itself, for it is told where the client stands.
+func (c *Client) found(doppler string) {
+	c.mu.Lock()
+	delete(c.lost, doppler)
+	c.mu.Unlock()
+}
+
+// giveUp tells the client which Dopplers have not come back.
+func (c *Client) giveUp(now time.Time) {
+	c.mu.Lock()
+	var gaps []*streampb.Gap
+	for doppler, until := range c.lost {
+		if now.Before(until) {
+			continue
+		}
+		delete(c.lost, doppler)
+		gaps = append(gaps, &streampb.Gap{
+			Doppler: doppler, Epoch: c.standing.entry(doppler).GetEpoch(),
+			Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST,
+		})
+	}
+	c.mu.Unlock()
+	if len(gaps) == 0 {
+		return
+	}
+	if b, err := metaBuffer(&streampb.Batch{Gaps: gaps}); err == nil {
+		c.push(item{buf: b, gaps: len(gaps)})
+	}
+}
+
+// note keeps where the client stands.
+func (c *Client) note(b *streampb.Batch) {
+	c.mu.Lock()
+	c.standing.note(b)
+	c.mu.Unlock()
+}
+
+// cursor is where the client stands, as a string.
+func (c *Client) cursor() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.standing.cursor()
 }
 
 // lag is how many envelopes the Dopplers say the client is behind.
@@ -136,15 +211,16 @@ func (c *Client) read() {
 	c.options.Closed(c.Row(), err)
 }
 
-// finish ends the members and awaits them.
+// finish lets the writer say what it owes, ends the members and awaits them.
 func (c *Client) finish() {
 	c.mu.Lock()
 	c.ended = true
 	members := c.members
 	c.members = map[string]*member{}
 	c.mu.Unlock()
-	c.cancel()
 	c.signal()
+	c.written.Wait()
+	c.cancel()
 	for _, m := range members {
 		<-m.done
 	}
@@ -194,51 +270,77 @@ func (c *Client) ack(doppler string, msg []byte) {
 	}
 }
 
-// maxWrite bounds the bytes handed to the socket at a time.
-const maxWrite = 512 << 10
+const (
+	maxWrite = 256 << 10 // bytes handed to the socket at a time
+	// payAfter is how long a Sent may wait for more of its kind.
+	payAfter = 10 * time.Millisecond
+)
 
 // write sends what is queued until the client ends.
 func (c *Client) write() {
-	defer c.relay.wg.Done()
+	defer c.written.Done()
+	due := time.NewTimer(payAfter)
+	defer due.Stop()
 	var batch []item
-	var bufs [][]byte
 	for {
-		batch = c.take(batch[:0])
-		if len(batch) == 0 {
-			select {
-			case <-c.wake:
-				continue
-			case <-c.ctx.Done():
-				c.dropQueue()
-				return
-			}
-		}
-		bufs = bufs[:0]
-		for i := range batch {
-			bufs = append(bufs, batch[i].buf.Frame())
-		}
-		err := c.conn.WriteFrames(bufs, func(bool) {
-			for i := range batch {
-				batch[i].buf.Release()
-			}
-		}, c.relay.cfg.StuckTimeout)
-		clear(bufs)
-		if err != nil {
-			c.failed(err)
-			<-c.ctx.Done()
-			c.dropQueue()
+		var ended bool
+		batch, ended = c.take(batch[:0])
+		if ended {
+			c.pay()
 			return
 		}
-		c.wrote.Store(time.Now().UnixNano())
-		c.settle(batch)
-		clear(batch)
+		if len(batch) > 0 {
+			owed := len(c.owing) > 0
+			if err := c.writeOut(batch); err != nil {
+				c.failed(err)
+				return
+			}
+			if !owed {
+				due.Reset(payAfter)
+			}
+			continue
+		}
+		select {
+		case <-c.wake:
+		case <-due.C:
+			c.pay()
+		}
 	}
 }
 
-// take moves messages from the queue.
-func (c *Client) take(into []item) []item {
+// writeOut hands messages to the socket.
+func (c *Client) writeOut(batch []item) error {
+	c.bufs = c.bufs[:0]
+	size := 0
+	for i := range batch {
+		b := batch[i].buf.Frame()
+		c.bufs = append(c.bufs, b)
+		size += len(b)
+	}
+	err := c.conn.WriteFrames(c.bufs, func(bool) {
+		for i := range batch {
+			batch[i].buf.Release()
+		}
+		clear(c.bufs)
+	}, c.relay.cfg.StuckTimeout)
+	if err == nil {
+		c.bytes.Add(uint64(size))
+		c.relay.bytes.Add(uint64(size))
+		c.wrote.Store(time.Now().UnixNano())
+		c.settle(batch)
+	}
+	clear(batch)
+	return err
+}
+
+// take moves messages from the queue; when the client has ended, it drops them.
+func (c *Client) take(into []item) (_ []item, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ended {
+		c.dropQueue()
+		return into, true
+	}
 	n, size := 0, 0
 	for n < len(c.queue) && (n == 0 || size+c.queue[n].buf.Len() <= maxWrite) {
 		size += c.queue[n].buf.Len()
@@ -249,48 +351,57 @@ func (c *Client) take(into []item) []item {
 	clear(c.queue[rest:])
 	c.queue = c.queue[:rest]
 	c.queued -= size
-	c.bytes.Add(uint64(size))
-	c.relay.bytes.Add(uint64(size))
-	return into
+	return into, false
 }
 
+// dropQueue lets go of what will not be sent. mu is held.
 func (c *Client) dropQueue() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, i := range c.queue {
 		i.buf.Release()
 	}
-	c.queue = nil
+	c.queue, c.queued = nil, 0
 }
 
-// settle tells the Dopplers that their batches are in the client's socket.
+// settle notes that messages are in the client's socket; their Dopplers have
+// to be told.
 func (c *Client) settle(batch []item) {
 	for i := range batch {
 		it := &batch[i]
 		c.sent.Add(uint64(it.count))
 		c.relay.sent.Add(uint64(it.count))
 		c.gaps.Add(uint64(it.gaps))
-		if it.from != nil && it.lease != 0 {
-			it.from.written(it)
-		}
-	}
-	for i := range batch {
-		if m := batch[i].from; m != nil {
-			m.flush()
+		c.missed.Add(it.missed)
+		if m := it.from; m != nil && it.lease != 0 {
+			if m.debt.lease == 0 {
+				c.owing = append(c.owing, m)
+			}
+			m.written(it)
 		}
 	}
 }
 
-// failed closes the connection of a client that cannot be written to.
+// pay tells every Doppler what it is owed.
+func (c *Client) pay() {
+	for _, m := range c.owing {
+		m.pay()
+	}
+	clear(c.owing)
+	c.owing = c.owing[:0]
+}
+
+// failed closes the connection of a client that cannot be written to. What
+// waits for it goes back to the Dopplers.
 func (c *Client) failed(err error) {
+	c.mu.Lock()
+	waiting := len(c.queue)
+	c.ended = true
+	c.dropQueue()
+	c.mu.Unlock()
 	if !errors.Is(err, stream.ErrStuck) {
 		c.conn.CloseNow()
 		return
 	}
 	c.relay.slow.Add(1)
-	c.mu.Lock()
-	waiting := len(c.queue)
-	c.mu.Unlock()
 	c.closeWith(stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d batches waiting here, %d envelopes behind",
 		c.relay.cfg.StuckTimeout, waiting, c.lag()))
 }
@@ -317,6 +428,7 @@ type Row struct {
 	Sent         uint64
 	Bytes        uint64
 	Gaps         uint64
+	Dropped      uint64 // envelopes in gaps
 }
 
 // Row may be called at any time.
@@ -324,7 +436,7 @@ func (c *Client) Row() Row {
 	row := Row{
 		Subscription: c.options.Subscription, Filter: c.options.Query.Encode(), Remote: c.options.Remote,
 		UserAgent: c.options.UserAgent, Opened: c.opened, Lag: c.lag(),
-		Sent: c.sent.Load(), Bytes: c.bytes.Load(), Gaps: c.gaps.Load(),
+		Sent: c.sent.Load(), Bytes: c.bytes.Load(), Gaps: c.gaps.Load(), Dropped: c.missed.Load(),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,47 +2,45 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
-// place is how far a member was served, for its next dial.
-type place struct {
-	doppler         string
-	epoch           uint64
-	low, lowMatched uint64
-	seen            uint64
-	finished        bool
-}
-
 // member is one client's part in its subscription group on one Doppler.
 type member struct {
+	// static
 	client *Client
 	addr   string
-	late   bool
-	cancel context.CancelFunc
 	ctx    context.Context
-	done   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{} // closed by run
 
 	up  atomic.Bool
 	lag atomic.Uint64
 
-	batch streampb.Batch // scratch of message
+	// owned by run
+	late    bool // the client was there before the Doppler could be reached
+	greeted bool
+	window  int
+	batch   streampb.Batch // scratch
 
 	// owned by the client's writer
-	sentLease uint64
-	sentConn  *stream.Conn
-	out       []byte
+	debt   debt
+	debtTo *stream.Conn
+	out    []byte
 
 	// guarded by mu
-	mu    sync.Mutex
-	conn  *stream.Conn // nil while there is none
-	place place
+	mu      sync.Mutex
+	conn    *stream.Conn // nil while there is none
+	doppler string       // who has said hello last
 }
 
 func newMember(c *Client, addr string, late bool) *member {
@@ -51,6 +49,9 @@ func newMember(c *Client, addr string, late bool) *member {
 	return m
 }
 
+// refusedWait is how long to leave a Doppler alone that does not want us.
+const refusedWait = 10 * time.Second
+
 // run keeps the member connected until its context ends.
 func (m *member) run() {
 	defer close(m.done)
@@ -58,34 +59,37 @@ func (m *member) run() {
 		Dial: m.dial, Opened: m.opened, Message: m.message, Closed: m.closed,
 		IdleTimeout: m.client.relay.cfg.IdleTimeout,
 	}
-	err := f.Run(m.ctx)
-	if m.ctx.Err() == nil {
-		// The Doppler refuses what the client asks for.
-		m.client.closeWith(stream.CloseInternal, fmt.Sprintf("a Doppler refuses: %v", err))
+	for {
+		err := f.Run(m.ctx)
+		if m.ctx.Err() != nil {
+			return
+		}
+		var answer *stream.HandshakeError
+		if errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
+			// What the client asks for no Doppler of this version will serve.
+			m.client.closeWith(stream.CloseInternal, fmt.Sprintf("a Doppler refuses: %s", answer.Body))
+			return
+		}
+		m.client.relay.log.Error("Doppler refuses a Firehose member", "addr", m.addr, "error", err, "retry_in", refusedWait)
+		select {
+		case <-time.After(refusedWait):
+		case <-m.ctx.Done():
+			return
+		}
 	}
 }
 
-// end stops a member whose Doppler is gone for good and tells the client what
-// that may mean.
-func (m *member) end() {
+// end stops the member and returns whose it was.
+func (m *member) end() (doppler string) {
 	m.cancel()
 	<-m.done
 	m.mu.Lock()
-	p := m.place
-	m.mu.Unlock()
-	if p.epoch == 0 || p.finished {
-		return
-	}
-	b, err := metaBuffer(&streampb.Batch{Gaps: []*streampb.Gap{{
-		Doppler: p.doppler, Epoch: p.epoch, Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST,
-	}}})
-	if err == nil {
-		m.client.push(item{buf: b, gaps: 1})
-	}
+	defer m.mu.Unlock()
+	return m.doppler
 }
 
 // dial opens the member stream: at first as the client asks, later from where
-// the member was.
+// it stands.
 func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 	o := &m.client.options
 	q := url.Values{"shard_id": {o.Subscription}, "remote": {o.Remote}, "user": {m.client.relay.cfg.Name}}
@@ -97,28 +101,24 @@ func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 	if o.Acking {
 		q.Set("ack", "client")
 	}
-	m.mu.Lock()
-	p := m.place
-	m.mu.Unlock()
-	switch {
-	case p.epoch != 0:
-		q.Set("cursor", stream.EncodeCursor(&streampb.Cursor{Version: 1, Entries: []*streampb.CursorEntry{{
-			Doppler: p.doppler, Epoch: p.epoch, Offset: p.low, Matched: p.lowMatched, Seen: p.seen, Finished: p.finished,
-		}}}))
-	case o.Cursor != "":
-		q.Set("cursor", o.Cursor)
-	}
-	if m.late || p.epoch != 0 {
+	cursor := o.Cursor
+	if m.late {
+		// Until it is reached the client has missed what it would have got.
 		q.Set("start", "origin")
+		cursor = m.client.cursor()
 	}
+	if cursor != "" {
+		q.Set("cursor", cursor)
+	}
+	m.late = true
 	return m.client.relay.cfg.Dial(ctx, m.addr, stream.PathFirehose, q)
 }
 
 func (m *member) opened(_ context.Context, c *stream.Conn) error {
+	m.greeted, m.window = false, 0
 	m.mu.Lock()
 	m.conn = c
 	m.mu.Unlock()
-	m.up.Store(true)
 	return nil
 }
 
@@ -127,17 +127,20 @@ func (m *member) closed(error) {
 	m.conn = nil
 	m.mu.Unlock()
 	m.up.Store(false)
+	m.lag.Store(0)
 }
 
 // connTo returns the connection if the Doppler at its end has the name.
 func (m *member) connTo(doppler string) *stream.Conn {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.place.doppler != doppler {
+	if m.doppler != doppler {
 		return nil
 	}
 	return m.conn
 }
+
+var errNoHello = errors.New("Doppler began without hello")
 
 // message passes a batch on. Only its metadata is looked at.
 func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
@@ -145,71 +148,82 @@ func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
 	if err == nil {
 		err = stream.UnmarshalMeta(meta, &m.batch)
 	}
-	if err != nil {
-		b.Release()
-		return fmt.Errorf("firehose member: %w", err)
-	}
-	p, hello := m.batch.GetPosition(), m.batch.GetHello()
-	if beat := m.batch.GetHeartbeat(); beat != nil {
-		m.lag.Store(beat.GetLag())
-		b.Release()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("Firehose member: %w", err)
+	case !m.greeted:
+		err = m.hello()
+	case m.batch.GetHeartbeat() != nil:
+		m.lag.Store(m.batch.GetHeartbeat().GetLag())
+	default:
+		m.pass(c, b)
 		return nil
 	}
-	m.follow(&m.batch)
-	if hello != nil {
-		// Who the client talks to is this Traffic Controller; where it stands
-		// in this Doppler it has to know.
-		b.Release()
-		if b, err = metaBuffer(&streampb.Batch{Position: p}); err != nil {
-			return err
-		}
-		m.client.push(item{buf: b})
-		return nil
-	}
-	m.client.relay.received.Add(uint64(p.GetCount()))
-	it := item{buf: b, from: m, conn: c, lease: m.batch.GetLease().GetId(), count: p.GetCount(), gaps: len(m.batch.GetGaps())}
-	m.client.push(it)
-	return nil
+	b.Release()
+	return err
 }
 
-// follow notes where the member is.
-func (m *member) follow(b *streampb.Batch) {
-	p := b.GetPosition()
+// hello takes the first message of a connection. Who the client talks to is
+// this Traffic Controller; where it stands in this Doppler it has to know.
+func (m *member) hello() error {
+	h := m.batch.GetHello()
+	if h == nil {
+		return errNoHello
+	}
+	m.greeted, m.window = true, int(h.GetWindowBytes())
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if p.GetDoppler() != "" {
-		if m.place.epoch != p.GetEpoch() || m.place.doppler != p.GetDoppler() {
-			m.place = place{doppler: p.GetDoppler(), epoch: p.GetEpoch()}
-		}
-		if p.GetLow() >= m.place.low {
-			m.place.low, m.place.lowMatched = p.GetLow(), p.GetLowMatched()
-		}
-		m.place.seen = max(m.place.seen, p.GetNext())
+	m.doppler = h.GetServer()
+	m.mu.Unlock()
+	m.up.Store(true)
+	m.client.found(h.GetServer())
+	p := m.batch.GetPosition()
+	if p == nil {
+		return nil
 	}
-	for _, f := range b.GetFins() {
-		if f.GetEpoch() == m.place.epoch {
-			m.place.finished = true
-		}
+	m.client.note(&m.batch)
+	b, err := metaBuffer(&streampb.Batch{Position: p})
+	if err == nil {
+		m.client.push(item{buf: b})
 	}
+	return err
 }
 
-// written notes that a message is in the client's socket.
+// pass queues a batch for the client as it is.
+func (m *member) pass(c *stream.Conn, b *stream.Buffer) {
+	p := m.batch.GetPosition()
+	m.client.note(&m.batch)
+	m.client.relay.received.Add(uint64(p.GetCount()))
+	it := item{
+		buf: b, from: m, conn: c, size: b.Len(), window: m.window, lease: m.batch.GetLease().GetId(),
+		count: p.GetCount(), gaps: len(m.batch.GetGaps()),
+	}
+	for _, g := range m.batch.GetGaps() {
+		it.missed += g.GetCount()
+	}
+	m.client.push(it)
+}
+
+// written notes that a message is in the client's socket, and says so when it
+// is time. For a client that does not ack itself that is the ack. It belongs to
+// the client's writer, as does pay.
 func (m *member) written(it *item) {
-	if m.sentConn != it.conn {
-		m.flush()
-		m.sentConn = it.conn
+	if m.debtTo != it.conn {
+		m.pay()
+		m.debtTo = it.conn
 	}
-	m.sentLease = it.lease
+	if m.debt.add(it.lease, it.size); m.debt.due(it.window) {
+		m.pay()
+	}
 }
 
-// flush says so to the Doppler. For a client that does not ack it is the ack.
-func (m *member) flush() {
-	if m.sentLease == 0 {
+// pay says what is owed.
+func (m *member) pay() {
+	msg := m.debt.pay(m.out[:0])
+	if len(msg) == 0 {
 		return
 	}
-	m.out = stream.AppendSent(m.out[:0], m.sentLease)
-	m.sentLease = 0
-	if err := m.sentConn.Send(m.ctx, m.out); err != nil {
-		m.sentConn.CloseNow()
+	m.out = msg
+	if err := m.debtTo.Send(m.ctx, msg); err != nil {
+		m.debtTo.CloseNow() // to be dialed again
 	}
 }

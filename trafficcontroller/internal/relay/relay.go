@@ -32,6 +32,7 @@ type Config struct {
 	IdleTimeout  time.Duration // a Doppler that is silent for so long is dialed again
 	StuckTimeout time.Duration // a client that takes nothing for so long is cut
 	Heartbeat    time.Duration // longest silence towards a client
+	LostAfter    time.Duration // a Doppler that is gone for so long is given up
 	Pings        *stream.KeepAlive
 }
 
@@ -72,16 +73,14 @@ func (r *Relay) Added(addr string) {
 func (r *Relay) Removed(addr string) {
 	r.mu.Lock()
 	delete(r.addrs, addr)
-	var gone []*member
-	for c := range r.clients {
-		if m := c.remove(addr); m != nil {
-			gone = append(gone, m)
-		}
-	}
+	clients := slices.Collect(maps.Keys(r.clients))
 	r.mu.Unlock()
-	for _, m := range gone {
-		m.end()
+	until := time.Now().Add(r.cfg.LostAfter)
+	var wg sync.WaitGroup
+	for _, c := range clients {
+		wg.Go(func() { c.remove(addr, until) })
 	}
+	wg.Wait()
 }
 
 // Options say what a client wants. Strings are passed on to the Dopplers.
@@ -98,7 +97,17 @@ type Options struct {
 
 // Open serves a client until its connection ends. It returns at once.
 func (r *Relay) Open(conn *stream.Conn, o Options) error {
-	c := &Client{relay: r, conn: conn, options: o, opened: time.Now(), members: map[string]*member{}, wake: make(chan struct{}, 1)}
+	c := &Client{
+		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1),
+		members: map[string]*member{}, lost: map[string]time.Time{},
+	}
+	if o.Cursor != "" {
+		cursor, err := stream.DecodeCursor(o.Cursor)
+		if err != nil {
+			return err
+		}
+		c.standing.first = cursor.GetEntries()
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wrote.Store(c.opened.UnixNano())
 	if err := c.hello(); err != nil {
@@ -114,13 +123,14 @@ func (r *Relay) Open(conn *stream.Conn, o Options) error {
 		c.add(addr, false)
 	}
 	r.cfg.Pings.Add(conn)
-	r.wg.Add(2)
+	r.wg.Add(1)
+	c.written.Add(1)
 	go c.read()
 	go c.write()
 	return nil
 }
 
-// Run sends heartbeats until ctx ends.
+// Run sends heartbeats, and tells which Dopplers are given up, until ctx ends.
 func (r *Relay) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.cfg.Heartbeat / 4)
 	defer tick.Stop()
@@ -140,6 +150,7 @@ func (r *Relay) heartbeat(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.clients {
+		c.giveUp(now)
 		if now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
 			continue
 		}
@@ -162,13 +173,13 @@ func (r *Relay) Close(code stream.CloseCode, reason string, over time.Duration) 
 		clients = append(clients, c)
 	}
 	r.mu.Unlock()
+	pause := over / time.Duration(max(len(clients), 1))
 	var wg sync.WaitGroup
 	for i, c := range clients {
-		wait := over * time.Duration(i) / time.Duration(len(clients))
-		wg.Go(func() {
-			time.Sleep(wait)
-			c.closeWith(code, reason)
-		})
+		if i > 0 {
+			<-time.After(pause)
+		}
+		wg.Go(func() { c.closeWith(code, reason) })
 	}
 	wg.Wait()
 	r.wg.Wait()
