@@ -23,6 +23,8 @@ type client struct {
 	asked  map[epochID]uint64  // head when the Doppler was asked to watch the source
 	had    map[epochID]*account
 	helloo bool
+	past   bool // was asked for
+	live   bool // was told that it has had it
 }
 
 type epochID struct {
@@ -44,7 +46,7 @@ type account struct {
 
 func newClient(w *world, o Options, from *client) *client {
 	c := &client{
-		world: w, source: o.Source, filter: o.Filter, newest: o.Newest,
+		world: w, source: o.Source, filter: o.Filter, newest: o.Newest, past: o.Newest > 0 || o.Cursor != nil,
 		from: map[epochID]account{}, heads: map[epochID]uint64{}, asked: map[epochID]uint64{}, had: map[epochID]*account{},
 	}
 	for _, n := range w.nodes {
@@ -119,6 +121,12 @@ func (c *client) receive(msg []byte) {
 	}
 	if b.Position != nil {
 		c.position(b.Position, records)
+	}
+	if len(b.Watching) > 0 {
+		if !c.past || c.live {
+			c.fail("told that history is over, asked for it: %v, told before: %v", c.past, c.live)
+		}
+		c.live = true
 	}
 	for _, f := range b.Fins {
 		c.account(f.Doppler, f.Epoch).finished = true
@@ -221,6 +229,9 @@ func (c *client) matches(class envelope.Class, name string) bool {
 
 // check compares, at the end, what the client had with what there was.
 func (c *client) check() {
+	if c.past && !c.live && len(c.tail.legs) == 0 && len(c.had) > len(c.from) {
+		c.fail("not told that history is over")
+	}
 	for _, n := range c.world.nodes {
 		c.checkEpoch(epochID{n.name, n.d.Epoch}, true)
 		for _, d := range n.past {

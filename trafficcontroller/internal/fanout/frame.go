@@ -144,6 +144,7 @@ type spec struct {
 	fin     *streampb.Fin
 	hello   *streampb.Hello
 	beat    *streampb.Heartbeat
+	live    *streampb.Watching // history is over
 }
 
 // make returns a frame with one reference.
@@ -153,6 +154,9 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 	b.Gaps, b.Hello, b.Heartbeat = s.gaps, s.hello, s.beat
 	if s.fin != nil {
 		b.Fins = []*streampb.Fin{s.fin}
+	}
+	if s.live != nil {
+		b.Watching = []*streampb.Watching{s.live}
 	}
 	if s.placed {
 		m.pos.Reset()
@@ -175,7 +179,7 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 		buf: stream.NewBuffer(size), budget: m.budget, doppler: s.doppler, epoch: s.epoch,
 		first: s.first, end: s.end, matched: s.matched, count: uint64(len(s.records)), gaps: s.gaps, placed: s.placed, holders: h,
 	}
-	f.pinned = s.fin != nil || s.hello != nil
+	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
 	for _, g := range s.gaps {
 		f.pinned = f.pinned || g.GetPrecision() != streampb.Gap_EXACT && len(s.records) == 0
 	}

@@ -106,7 +106,18 @@ func (t *Tail) removeLeg(g *leg) {
 	if len(t.legs) == 0 {
 		t.legs = nil
 		delete(t.hub.joining, t)
+		t.tellLive()
 	}
+}
+
+// tellLive says, once, that what the tail asked for of the past is in its
+// queue: a client that wants no more than that knows where to end.
+func (t *Tail) tellLive() {
+	if t.live || t.closed || t.cursor == nil && !t.newest() {
+		return
+	}
+	t.live = true
+	t.enqueueSpec(&spec{live: &streampb.Watching{SourceId: t.options.Source}}, true)
 }
 
 // join says that from at on everything comes over the link. Without a leg the

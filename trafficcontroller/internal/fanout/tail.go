@@ -52,6 +52,7 @@ type Tail struct {
 	marks     []mark
 	heldBytes int64
 	gathering bool  // the first history has not been sent
+	live      bool  // the client knows that history is over
 	sent      int   // envelopes of it that were
 	oldest    int64 // time of the first of them
 	closed    bool
