@@ -116,10 +116,12 @@ func (t *tails) closeAll(code stream.CloseCode, reason string, over time.Duratio
 		conns = append(conns, c)
 	}
 	t.mu.Unlock()
-	began := time.Now()
+	pause := over / time.Duration(max(len(conns), 1))
 	var wg sync.WaitGroup
 	for i, c := range conns {
-		time.Sleep(time.Until(began.Add(over * time.Duration(i) / time.Duration(len(conns)))))
+		if i > 0 {
+			<-time.After(pause)
+		}
 		wg.Go(func() { _ = c.Close(code, reason) })
 	}
 	wg.Wait()

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,7 @@ type TrafficController struct {
 	pump     *fanout.Pump
 	tails    tails
 	api      *api.API
+	settled  atomic.Bool // ready was reached once
 
 	listener, admin net.Listener
 	tls             *tls.Config // towards clients; nil for plaintext
@@ -128,8 +130,11 @@ func (t *TrafficController) buildSet() error {
 	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.log}
 	t.set = &upstream.Set{
 		Interval: t.cfg.ResolveInterval, Resolver: net.DefaultResolver, Log: t.log,
-		Peer:  t.links.Follow,
-		Added: t.relay.Added,
+		Peer: t.links.Follow,
+		Added: func(addr string) {
+			t.links.Expect()
+			t.relay.Added(addr)
+		},
 		Removed: func(addr string) {
 			t.relay.Removed(addr)
 			t.hub.Removed(addr)
@@ -180,9 +185,11 @@ func (t *TrafficController) Run(ctx context.Context) error {
 	g.Add("pump", t.pump.Run)
 	g.Add("relay", t.relay.Run)
 	g.Add("pings", func(ctx context.Context) error { t.pings.Run(ctx); return nil })
-	g.Add("streams", t.closeStreams)
 	g.Add("self-metrics", t.emitMetrics)
 	g.Add("http", daemon.ServeHTTP(server, listener, time.Second))
+	// The first to stop: until the last stream is closed, whoever comes is told
+	// to go elsewhere, and what comes for the others is served.
+	g.Add("streams", t.closeStreams)
 	err := g.Run(ctx)
 	t.dialer.Close()
 	t.log.Info("stopped")
@@ -196,20 +203,24 @@ func (t *TrafficController) closeStreams(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		t.relay.Close(stream.CloseGoingAway, reason, t.cfg.DrainGrace/2)
+		t.relay.Close(stream.CloseGoingAway, reason, t.cfg.DrainGrace)
 	}()
-	t.tails.closeAll(stream.CloseGoingAway, reason, t.cfg.DrainGrace/2)
+	t.tails.closeAll(stream.CloseGoingAway, reason, t.cfg.DrainGrace)
 	<-done
 	return nil
 }
 
-// ready returns nil when the Dopplers are known and one of them at least is
-// connected.
+// ready returns nil when the Dopplers are known, each of them was tried once,
+// and one of them at least is connected.
 func (t *TrafficController) ready() error {
 	switch {
-	case !t.set.Found():
+	case !t.settled.Load() && !t.set.Found():
 		return upstream.ErrNotFound
-	case t.links.Up() == 0:
+	case !t.settled.Load() && !t.links.Tried():
+		return errors.New("Dopplers are being connected")
+	}
+	t.settled.Store(true)
+	if t.links.Up() == 0 {
 		return errors.New("no Doppler is connected")
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
@@ -32,11 +33,24 @@ type Links struct {
 	Name   string // of this Traffic Controller
 	Log    *slog.Logger
 
-	up atomic.Int64
+	up      atomic.Int64
+	waiting atomic.Int64 // addresses that have not been tried yet
 }
 
 // Up is how many links are connected.
 func (l *Links) Up() int { return int(l.up.Load()) }
+
+// Expect says that Follow will be called for a new address.
+func (l *Links) Expect() { l.waiting.Add(1) }
+
+// Tried tells whether every address that was expected has been dialed once. A
+// Doppler that is linked later than a tail came is taken for a new one, all of
+// which the tail wants to have; so tails should not come before.
+func (l *Links) Tried() bool { return l.waiting.Load() <= 0 }
+
+// refusedWait is how long to leave a Doppler alone that does not want us. It
+// may be replaced by one that does.
+const refusedWait = 10 * time.Second
 
 // Follow keeps the link to addr until ctx ends.
 func (l *Links) Follow(ctx context.Context, addr string) {
@@ -48,7 +62,18 @@ func (l *Links) Follow(ctx context.Context, addr string) {
 		Opened: link.opened, Message: link.message, Closed: link.closed,
 		IdleTimeout: IdleTimeout, Logger: quiet(l.Log, addr),
 	}
-	_ = f.Run(ctx) // ends with ctx; a Doppler that refuses for good is found again with the set
+	for {
+		err := f.Run(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		l.Log.Error("Doppler refuses the tail link", "addr", addr, "error", err, "retry_in", refusedWait)
+		select {
+		case <-time.After(refusedWait):
+		case <-ctx.Done():
+		}
+	}
+	link.once()
 }
 
 // tailLink is one connection after the other to one Doppler.
@@ -56,11 +81,20 @@ type tailLink struct {
 	of   *Links
 	addr string
 
+	tried bool
 	batch streampb.Batch // scratch of message
 	hello bool
 	wake  chan struct{}
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
+}
+
+// once notes that the address has been tried.
+func (t *tailLink) once() {
+	if !t.tried {
+		t.tried = true
+		t.of.waiting.Add(-1)
+	}
 }
 
 func (t *tailLink) opened(ctx context.Context, c *stream.Conn) error {
@@ -118,6 +152,7 @@ func (t *tailLink) message(_ *stream.Conn, b *stream.Buffer) error {
 		}
 		t.hello = true
 		t.of.up.Add(1)
+		t.once()
 		signal()
 		return nil
 	}
@@ -128,6 +163,7 @@ func (t *tailLink) message(_ *stream.Conn, b *stream.Buffer) error {
 }
 
 func (t *tailLink) closed(error) {
+	t.once()
 	if t.stop != nil {
 		t.stop()
 		t.wg.Wait()
