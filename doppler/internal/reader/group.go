@@ -93,6 +93,7 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 	if start.Lost != streampb.Gap_REASON_UNSPECIFIED {
 		g.miss(&Gap{Precision: streampb.Gap_UNKNOWN, Reason: start.Lost, matched: g.matched})
 	}
+	g.settle()
 	return g
 }
 

@@ -28,6 +28,9 @@ type lease struct {
 	done    bool
 }
 
+// with tells whether m has the lease and has to do something about it.
+func (l *lease) with(m *Member) bool { return !l.done && l.member == m }
+
 // offset returns the offset of envelope i.
 func (l *lease) offset(i int) uint64 {
 	if l.deltas == nil {

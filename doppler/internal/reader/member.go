@@ -15,6 +15,7 @@ type Member struct {
 	out      int         // bytes in sent
 	leases   []*lease    // granted and not done, oldest first; done ones linger
 	progress time.Time   // last ack
+	moved    bool        // acked by Sent since the last Expire
 
 	granted uint64 // envelopes, in all
 	acked   uint64
@@ -33,15 +34,16 @@ func (m *Member) Acking() bool { return m.acking }
 func (m *Member) Counters() (granted, acked uint64) { return m.granted, m.acked }
 
 // oldestOpen returns the offset of the member's oldest envelope that is not
-// acked, or next when there is none.
+// acked, or next when there is none. What is lost does not count.
 func (m *Member) oldestOpen(next uint64) uint64 {
-	for len(m.leases) > 0 {
-		l := m.leases[0]
-		if !l.done && !l.lost && l.member == m {
-			return l.first
-		}
+	for len(m.leases) > 0 && !m.leases[0].with(m) {
+		m.leases[0] = nil
 		m.leases = m.leases[1:]
 	}
-	m.leases = nil
+	for _, l := range m.leases {
+		if l.with(m) && !l.lost {
+			return l.first
+		}
+	}
 	return next
 }

@@ -69,12 +69,10 @@ func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
 // ackSent acks what a member has been granted up to a lease.
 func (g *Group) ackSent(m *Member, id uint64) {
 	g.settle()
+	m.moved = true
 	for _, l := range m.leases {
-		if l.done || l.member != m {
+		if !l.with(m) || l.id > id {
 			continue
-		}
-		if l.id > id {
-			break
 		}
 		fresh := uint64(l.ackAll())
 		g.acked += fresh
@@ -155,6 +153,11 @@ func (g *Group) ackGap(gap *Gap) {
 // could have them.
 func (g *Group) Expire(now time.Time) (wake []*Member) {
 	g.settle()
+	for _, m := range g.members {
+		if m.moved {
+			m.moved, m.progress = false, now
+		}
+	}
 	for _, l := range g.leases {
 		m := l.member
 		if l.done || m == nil {

@@ -1,0 +1,8 @@
+//go:build !race
+
+package reader
+
+const (
+	groupHistories = 7000
+	linkHistories  = 4000
+)
