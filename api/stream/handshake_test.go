@@ -273,19 +273,3 @@ func TestDialFails(t *testing.T) {
 		})
 	}
 }
-
-// TestSocketBuffers finds the kernel's buffers set on both ends, also below
-// TLS.
-func TestSocketBuffers(t *testing.T) {
-	overBoth(t, func(t *testing.T, pair func(AcceptOptions, DialOptions) (server, client *Conn)) {
-		server, client := pair(AcceptOptions{SocketBuffer: 48 << 10}, DialOptions{SocketBuffer: 40 << 10})
-		for _, test := range []struct {
-			conn *Conn
-			size int
-		}{{server, 48 << 10}, {client, 40 << 10}} {
-			if snd, rcv := socketBuffers(t, test.conn); snd != 2*test.size || rcv != 2*test.size { // the kernel doubles
-				t.Errorf("buffers of %d and %d, want %d", snd, rcv, test.size)
-			}
-		}
-	})
-}

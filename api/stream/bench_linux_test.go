@@ -90,6 +90,75 @@ func BenchmarkWriteFrames(b *testing.B) {
 	}
 }
 
+// BenchmarkShare writes one small frame to many connections, as a tail's
+// fan-out does; an op is one connection.
+func BenchmarkShare(b *testing.B) {
+	const conns = 100
+	url, accepted := accepting(b, AcceptOptions{})
+	fds, servers := make([]int, conns), make([]*Conn, conns)
+	for i := range conns {
+		var err error
+		if fds[i], err = bareClient(url); err != nil {
+			b.Fatal(err)
+		}
+		servers[i] = <-accepted
+	}
+	wait := besides(func() {
+		p := make([]byte, 64<<10)
+		for open := true; open; {
+			open = false
+			for _, fd := range fds {
+				n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_DONTWAIT)
+				open = open || n > 0 || err == syscall.EAGAIN
+			}
+			t := syscall.NsecToTimespec(1e6)
+			_ = syscall.Nanosleep(&t, nil)
+		}
+	})
+	frame := filled(500)
+	defer frame.Release()
+	pieces := [][]byte{frame.Frame()}
+	i := 0
+	b.ReportAllocs()
+	began := processTime()
+	for b.Loop() {
+		if err := servers[i%conns].WriteFrames(pieces, nil, time.Minute); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	used := processTime() - began
+	for _, c := range servers {
+		c.CloseNow()
+	}
+	b.ReportMetric(float64(used-wait())/float64(b.N), "cpu-ns/op")
+	for _, fd := range fds {
+		_ = syscall.Close(fd)
+	}
+}
+
+// BenchmarkSend sends what a client has to say, masked.
+func BenchmarkSend(b *testing.B) {
+	server, client := pair(b, AcceptOptions{}, DialOptions{})
+	go func() {
+		for {
+			m, err := server.Read(context.Background())
+			if err != nil {
+				return
+			}
+			m.Release()
+		}
+	}()
+	var msg []byte
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		msg = AppendSent(msg[:0], uint64(i))
+		if err := client.Send(b.Context(), msg); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func filled(size int) *Buffer {
 	b := NewBuffer(size)
 	for i := range b.Bytes() {
