@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,9 @@ func deadline(t *testing.T) context.Context {
 	limit := 2 * time.Minute
 	if raceEnabled || full {
 		limit = 8 * time.Minute
+	}
+	if end, ok := t.Deadline(); ok { // leave time to say what is wrong
+		limit = min(limit, time.Until(end)-10*time.Second)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
@@ -48,6 +52,11 @@ func start(t *testing.T, conf pipeline.Config) *pipeline.Pipeline {
 		defer cancel()
 		if err := p.Stop(ctx); err != nil {
 			t.Error(err)
+		}
+		if t.Failed() {
+			for _, s := range slices.Concat(p.Dopplers, p.Controllers) {
+				t.Logf("%s:\n%s", s.Name, s.Log())
+			}
 		}
 	})
 	return p

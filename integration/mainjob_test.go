@@ -45,7 +45,9 @@ func realProgram(ctx context.Context, t *testing.T) []string {
 // that writes a file on the other side.
 func TestMainJob(t *testing.T) {
 	ctx := deadline(t)
-	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1})
+	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1,
+		// Room for all of it: the program is faster than a terminal.
+		ControllerArgs: []string{"--tail-queue-bytes", "64MiB"}})
 	dir := t.TempDir()
 	sink, tailed := filepath.Join(dir, "sink.json"), filepath.Join(dir, "tail.json")
 	nozzle := launch(t, process.Nozzle, process.Command{Args: []string{
@@ -72,6 +74,12 @@ func TestMainJob(t *testing.T) {
 	finish(ctx, t, launch(t, process.Lgr, process.Command{
 		Args: []string{"emit", "--source", "my-app", "--addr", p.Dopplers[0].Addrs[pipeline.GRPC]}, Stdin: reader,
 	}))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%d lines in the file; the nozzle says:\n%s", lines(t, sink), nozzle.Log())
+			t.Logf("%d lines in the tail, which says:\n%s", lines(t, tailed), tail.Log())
+		}
+	})
 	for name, path := range map[string]string{"file sink": sink, "tail": tailed} {
 		poll(ctx, t, "all lines in the "+name, func() bool { return lines(t, path) >= jobLines })
 	}

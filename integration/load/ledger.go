@@ -153,5 +153,12 @@ func (s *Set) Add(id ID) bool {
 	return true
 }
 
+// Has returns whether an envelope was added.
+func (s *Set) Has(id ID) bool {
+	words := s.bits[[2]int{id.Sender, id.Source}]
+	word := int(id.N / 64)
+	return word < len(words) && words[word]&(1<<(id.N%64)) != 0
+}
+
 // Count is how many different envelopes were seen.
 func (s *Set) Count() uint64 { return s.count }

@@ -53,7 +53,8 @@ type Reader struct {
 	account Account
 	paused  bool
 	places  map[string]Place
-	ended   error // why it reads no more
+	offsets map[string]*Set // received, by Doppler
+	ended   error           // why it reads no more
 	began   time.Time
 }
 
@@ -71,6 +72,9 @@ type Account struct {
 	Exact, AtLeast, Unknown uint64
 	// GapReasons counts envelopes of exact gaps by reason.
 	GapReasons map[string]uint64
+	// Late counts envelopes that were received and told as missed as well: the
+	// ring had let go of them before their ack came. Kept with Ack only.
+	Late uint64
 	// Redelivered counts envelopes that were marked as handed out before.
 	Redelivered uint64
 	// Heartbeats received.
@@ -80,7 +84,7 @@ type Account struct {
 // OpenReader dials and waits for the server's hello. The caller runs the reader
 // with Run, and ends it with Close.
 func OpenReader(ctx context.Context, conf ReaderConfig) (*Reader, error) {
-	r := &Reader{conf: conf, places: make(map[string]Place), resumed: make(chan struct{})}
+	r := &Reader{conf: conf, places: make(map[string]Place), offsets: make(map[string]*Set), resumed: make(chan struct{})}
 	r.changed = sync.NewCond(&r.mu)
 	r.account.GapReasons = make(map[string]uint64)
 	r.account.Only = AnySource
@@ -200,6 +204,7 @@ func (r *Reader) take(batch *streampb.Batch, records []byte) {
 		a.Heartbeats++
 	}
 	for _, gap := range batch.GetGaps() {
+		a.Late += r.overlap(gap)
 		switch gap.GetPrecision() {
 		case streampb.Gap_EXACT:
 			a.Exact += gap.GetCount()
@@ -211,12 +216,48 @@ func (r *Reader) take(batch *streampb.Batch, records []byte) {
 		}
 	}
 	if p := batch.GetPosition(); p.GetDoppler() != "" {
+		r.remember(p)
 		r.places[p.GetDoppler()] = Place{Epoch: p.GetEpoch(), Next: p.GetNext()}
 	}
 	for _, fin := range batch.GetFins() {
 		r.places[fin.GetDoppler()] = Place{Epoch: fin.GetEpoch(), Next: fin.GetEnd(), Finished: true}
 	}
 	r.changed.Broadcast()
+}
+
+// remember keeps the offsets received, as long as the Doppler lives.
+func (r *Reader) remember(p *streampb.Position) {
+	if !r.conf.Ack {
+		return
+	}
+	set := r.offsets[p.GetDoppler()]
+	if set == nil || r.places[p.GetDoppler()].Epoch != p.GetEpoch() {
+		set = new(Set)
+		r.offsets[p.GetDoppler()] = set
+	}
+	offset := p.GetFirst()
+	for i := range p.GetCount() {
+		if deltas := p.GetDeltas(); i > 0 && len(deltas) > 0 {
+			offset += uint64(deltas[i-1])
+		} else if i > 0 {
+			offset++
+		}
+		set.Add(ID{N: offset})
+	}
+}
+
+// overlap counts what a gap says of envelopes that were received.
+func (r *Reader) overlap(gap *streampb.Gap) (n uint64) {
+	set := r.offsets[gap.GetDoppler()]
+	if set == nil || r.places[gap.GetDoppler()].Epoch != gap.GetEpoch() {
+		return 0
+	}
+	for offset := gap.GetFrom(); offset < gap.GetTo(); offset++ {
+		if set.Has(ID{N: offset}) {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *Reader) ack(ctx context.Context, batch *streampb.Batch) error {
