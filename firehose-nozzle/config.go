@@ -69,8 +69,8 @@ type Config struct {
 	MaxElapsed time.Duration
 
 	// Notify, if set, is told what happens to the connection. It is called by
-	// one goroutine, which waits for it: it must be quick and must not call
-	// methods of the stream.
+	// one goroutine, and by Recv to tell Live; both wait for it: it must be
+	// quick and must not call methods of the stream.
 	Notify func(Notice)
 }
 
@@ -101,8 +101,9 @@ const (
 	// DopplerLeft: a Doppler has said that nothing more comes from it, and
 	// all it had has been received.
 	DopplerLeft
-	// Live: a Tail has received all it asked for of the past; what follows is
-	// new. It comes once per connection that asked.
+	// Live: Recv has returned all that a Tail asked for of the past; what
+	// follows is new. It comes once per connection that asked, and, unlike the
+	// others, from Recv.
 	Live
 )
 

@@ -248,7 +248,9 @@ func (l *link) message(buf *stream.Buffer) error {
 		}
 	}
 	if len(m.GetWatching()) > 0 {
-		l.notify(Notice{Kind: Live})
+		if err := l.hand(item{link: l.number, live: true}); err != nil {
+			return err
+		}
 	}
 	for _, f := range it.fins {
 		l.notify(Notice{Kind: DopplerLeft, Doppler: f.GetDoppler()})

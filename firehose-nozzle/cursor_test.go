@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
@@ -150,6 +151,35 @@ func TestAutoAck(t *testing.T) {
 	}
 }
 
+// What is read ahead counts when Recv gets there, an epoch's end too.
+func TestReadAheadIsNotConsumed(t *testing.T) {
+	s := newServer(t)
+	s.SetBatchSize(10)
+	s.SetHeartbeat(10 * time.Millisecond)
+	s.Push(lines("a", 0, 20)...)
+	n := open(t, s, func(c *nozzle.Config) { c.AutoAck = true })
+	recv(t, n)
+	waitAcked(t, s, 20)
+	s.Doppler("doppler-0").Restart()
+	before := time.Now()
+	eventually(t, "heartbeat after the restart", func() bool {
+		h := n.Status().Heartbeat
+		return h != nil && h.GetTimestamp() > before.Add(50*time.Millisecond).UnixNano()
+	})
+	if b := recv(t, n); b.Position.GetEpoch() != 1 {
+		t.Fatalf("got %v", b.Position)
+	}
+	if e := entries(t, n.Cursor()); len(e) != 1 || e[0].GetEpoch() != 1 || e[0].GetOffset() != 10 {
+		t.Fatalf("got %v", e)
+	}
+	if b := recv(t, n); len(b.Gaps) != 1 {
+		t.Fatalf("got %v", b.Gaps)
+	}
+	if e := entries(t, n.Cursor()); e[0].GetEpoch() != 2 {
+		t.Fatalf("got %v", e)
+	}
+}
+
 func TestTail(t *testing.T) {
 	s := newServer(t)
 	s.SetBatchSize(2)
@@ -181,6 +211,33 @@ func TestTail(t *testing.T) {
 	again := open(t, s, func(c *nozzle.Config) { c.Source = "a/b"; c.Cursor = cursor })
 	if got := payloads(t, recv(t, again)); !slices.Equal(got, []string{"line 4"}) {
 		t.Fatalf("got %q", got)
+	}
+}
+
+// Live is told in order with what Recv returns, by Recv.
+func TestTailTellsWhereHistoryEnds(t *testing.T) {
+	s := newServer(t)
+	s.SetBatchSize(2)
+	s.Push(lines("a", 0, 5)...)
+	var got []string
+	live := false
+	n := open(t, s, func(c *nozzle.Config) {
+		c.Source, c.Recent = "a", 5
+		c.Notify = func(n nozzle.Notice) {
+			if n.Kind == nozzle.Live {
+				live = true
+				if len(got) != 5 {
+					t.Errorf("live after %q", got)
+				}
+				s.Push(line("a", 5))
+			}
+		}
+	})
+	for len(got) < 6 {
+		got = append(got, payloads(t, recv(t, n))...)
+	}
+	if !live || got[5] != "line 5" {
+		t.Errorf("live %v, got %q", live, got)
 	}
 }
 

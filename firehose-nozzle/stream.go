@@ -57,6 +57,7 @@ type item struct {
 	batch    *Batch // nil when there is nothing to return
 	position *streampb.Position
 	fins     []*streampb.Fin
+	live     bool // history was before; nothing else is set
 }
 
 // itemBytes is what an item counts besides its envelopes.
@@ -153,7 +154,11 @@ func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
 			<-s.ended
 			return nil, s.err
 		}
-		b := s.take(first)
+		b, live := s.take(first)
+		if live {
+			s.notify(Notice{Kind: Live})
+			continue
+		}
 		switch {
 		case b != nil:
 			return b, nil
@@ -172,7 +177,7 @@ func (s *Stream) Recv(ctx context.Context) (*Batch, error) {
 
 // take returns the next batch that was received, or nil. first says that Recv
 // has just been called: what it has returned before is consumed, if it passes.
-func (s *Stream) take(first bool) *Batch {
+func (s *Stream) take(first bool) (b *Batch, live bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if first && s.last != nil {
@@ -187,6 +192,9 @@ func (s *Stream) take(first bool) *Batch {
 		s.bytes -= it.size()
 		signal(s.room)
 		s.note(it)
+		if it.live {
+			return nil, true
+		}
 		if it.batch == nil {
 			continue
 		}
@@ -194,10 +202,10 @@ func (s *Stream) take(first bool) *Batch {
 		if s.passes {
 			s.last = it.batch
 		}
-		return it.batch
+		return it.batch, false
 	}
 	s.waiting = true
-	return nil
+	return nil, false
 }
 
 // hand gives an item to Recv. It blocks while too much is read ahead.

@@ -28,6 +28,7 @@ type conn struct {
 	extra    [][]byte        // to be sent as they are
 	known    map[*epoch]bool // whose position was sent
 	finished map[*epoch]bool // whose fin was sent
+	past     bool            // a tail asked for what was before, and has not been told where it ends
 	lease    uint64          // last number given
 }
 
@@ -97,6 +98,7 @@ func (s *Server) admit(r *http.Request) (*conn, error) {
 			}
 		}
 		c.group, c.auto = g, true
+		c.past = q.Has("recent") || q.Has("since") || q.Has("cursor")
 	default:
 		return nil, nil
 	}
@@ -229,6 +231,11 @@ func (c *conn) next() (changed <-chan struct{}, send func() error) {
 			}
 			return err
 		}
+	}
+	if c.past {
+		c.past = false
+		b := &streampb.Batch{Watching: []*streampb.Watching{{}}}
+		return nil, func() error { return c.send(b, nil) }
 	}
 	for _, d := range s.dopplers {
 		if d.epoch.fin && !c.finished[d.epoch] {
