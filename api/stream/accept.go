@@ -112,7 +112,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	if n := rw.Reader.Buffered(); n > 0 {
-		p, _ := rw.Reader.Peek(n)
+		p, _ := rw.Peek(n)
 		h.early = append(h.early, p...)
 	}
 	h.conn = &heldConn{Conn: nc}

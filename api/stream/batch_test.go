@@ -28,18 +28,19 @@ func wholeMeta() *streampb.Batch {
 	}
 }
 
-func record(e *loggregatorv2.Envelope) []byte {
+func record(tb testing.TB, e *loggregatorv2.Envelope) []byte {
+	tb.Helper()
 	p, err := proto.Marshal(e)
 	if err != nil {
-		panic(err)
+		tb.Fatal(err)
 	}
 	return protowire.AppendBytes([]byte{recordTag}, p)
 }
 
 func TestBatchParts(t *testing.T) {
-	one := record(&loggregatorv2.Envelope{SourceId: "a", Timestamp: 1})
-	two := record(&loggregatorv2.Envelope{SourceId: strings.Repeat("b", 300)})
-	empty := record(&loggregatorv2.Envelope{})
+	one := record(t, &loggregatorv2.Envelope{SourceId: "a", Timestamp: 1})
+	two := record(t, &loggregatorv2.Envelope{SourceId: strings.Repeat("b", 300)})
+	empty := record(t, &loggregatorv2.Envelope{})
 	for _, test := range []struct {
 		name    string
 		meta    *streampb.Batch
@@ -103,7 +104,7 @@ func TestBadBatches(t *testing.T) {
 		}
 	}
 	b := &streampb.Batch{}
-	if err := UnmarshalMeta(record(&loggregatorv2.Envelope{}), b); err == nil || len(b.Batch) > 0 {
+	if err := UnmarshalMeta(record(t, &loggregatorv2.Envelope{}), b); err == nil || len(b.Batch) > 0 {
 		t.Error("an envelope among the metadata")
 	}
 	if err := UnmarshalMeta([]byte("\xca\x3e\x01\xff"), b); err == nil {
@@ -156,7 +157,7 @@ func TestParseOffsets(t *testing.T) {
 // FuzzSplitBatch finds that a batch taken apart is the same batch.
 func FuzzSplitBatch(f *testing.F) {
 	meta, _ := AppendBatchMeta(nil, wholeMeta())
-	one := record(&loggregatorv2.Envelope{SourceId: "a"})
+	one := record(f, &loggregatorv2.Envelope{SourceId: "a"})
 	f.Add(meta)
 	f.Add(slices.Concat(meta, one, one))
 	f.Add(slices.Concat(one, meta))

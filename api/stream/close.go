@@ -2,6 +2,7 @@ package stream
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -41,9 +42,7 @@ func (c *Conn) sayClose(code CloseCode, reason string) error {
 	deadline := time.Now().Add(closeTimeout)
 	c.closeBy.Store(deadline.UnixNano())
 	_ = c.nc.SetWriteDeadline(deadline)
-	if c.blocked.Load() != 0 {
-		c.widen()
-	}
+	c.widen()
 	late := time.NewTimer(closeTimeout + 50*time.Millisecond)
 	defer late.Stop()
 	select {
@@ -54,9 +53,10 @@ func (c *Conn) sayClose(code CloseCode, reason string) error {
 		return fmt.Errorf("write close frame: %w", ErrStuck)
 	}
 	defer func() { <-c.lock }()
-	if c.fault != nil && c.fault != ErrStuck { // itself: errCut will not do
+	if c.fault != nil && (!errors.Is(c.fault, ErrStuck) || errors.Is(c.fault, errCut)) {
 		return fmt.Errorf("write close frame: %w", c.fault)
 	}
+	_ = c.nc.SetWriteDeadline(deadline) // again: a write that has ended took it off
 	payload := appendClosePayload(nil, code, reason)
 	if _, err := c.nc.Write(c.appendFrame(nil, opClose, payload)); err != nil {
 		return fmt.Errorf("write close frame: %w", err)

@@ -53,7 +53,7 @@ func Dial(ctx context.Context, address string, o DialOptions) (*Conn, error) {
 	if o.Subprotocol != "" {
 		opts.Subprotocols = []string{o.Subprotocol}
 	}
-	ws, resp, err := websocket.Dial(ctx, address, opts)
+	ws, resp, err := websocket.Dial(ctx, address, opts) //nolint:bodyclose // the library deals with it
 	if err != nil {
 		return nil, dialFailed(address, resp, err)
 	}

@@ -116,6 +116,7 @@ func chop(p []byte, size int) (parts [][]byte) {
 }
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for _, test := range conformances() {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -187,13 +187,13 @@ func pattern(size int, seed byte) []byte {
 // within fails the test if ch gives nothing for a long time.
 func within[T any](tb testing.TB, ch <-chan T) T {
 	tb.Helper()
+	var v T
 	select {
-	case v := <-ch:
-		return v
+	case v = <-ch:
 	case <-time.After(20 * time.Second):
 		tb.Fatal("nothing came for 20 s")
-		panic("unreachable")
 	}
+	return v
 }
 
 // eventually waits for what happens soon.

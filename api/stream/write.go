@@ -84,8 +84,8 @@ func gather(bufs [][]byte, skip, total int) *Buffer {
 }
 
 // Send writes one binary message. It blocks until the socket has taken it, and
-// may run concurrently. Should ctx end before, the connection is broken, unless
-// nothing was written yet.
+// may run concurrently. Should ctx end while it waits for the socket, the
+// connection is broken; while it waits for another Send, it is not.
 func (c *Conn) Send(ctx context.Context, msg []byte) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("send message: %w", err)
