@@ -77,7 +77,6 @@ func (g *Group) leaseEnvelopes() int {
 // grant fills out for m: a lease to be granted again first, else what comes
 // next in the ring.
 func (g *Group) grant(now time.Time, m *Member, out *Grant) Status {
-	g.giveUpLost()
 	for {
 		l, status := g.nextAgain(m, out)
 		if l == nil && status == Idle {

@@ -52,7 +52,6 @@ type Group struct {
 	unsure  bool   // matched may be too high: a source was forgotten meanwhile
 	leases  []*lease
 	again   []*lease // to be granted again
-	lost    []*lease // evicted while with a member
 	pending []*Gap   // to be told with the next grant
 	told    []*Gap   // told, not acked
 	members []*Member
@@ -83,7 +82,8 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 		g.sources = append(g.sources, log.Ref(id))
 	}
 	g.match = newMatcher(g.filter, g.sources)
-	g.next, g.matched, g.seen = start.resolve(log, g.counted())
+	at := start.resolve(log, g.counted())
+	g.next, g.matched, g.seen, g.unsure = at.next, at.matched, at.seen, !at.sure
 	g.start = g.matched
 	if g.filter.Names != nil {
 		// Nothing was counted by name before the group: it counts from here.

@@ -102,15 +102,6 @@ func (x *groupModel) evict() {
 	}
 }
 
-// loseEvicted drops what members had and did not ack.
-func (x *groupModel) loseEvicted(of *simMember) {
-	for i := range x.sim.oldest() {
-		if x.state[i] == inFlight && (of == nil || x.holder(i) == of) {
-			x.state[i] = dropped
-		}
-	}
-}
-
 // holder is the member whose latest grant has the offset.
 func (x *groupModel) holder(off uint64) *simMember {
 	for _, m := range x.sim.members {
@@ -133,10 +124,6 @@ func (x *groupModel) reason(off uint64) streampb.Gap_Reason {
 
 // next follows a call of Next.
 func (x *groupModel) next(m *simMember, status Status) {
-	switch status {
-	case Granted, Idle, More:
-		x.loseEvicted(nil)
-	}
 	if status == Idle {
 		x.checkIdle(m)
 	}

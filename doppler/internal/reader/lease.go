@@ -24,7 +24,7 @@ type lease struct {
 	id      uint64
 	granted time.Time
 	again   bool // was granted before
-	lost    bool // evicted; becomes a gap at the next grant unless acked before
+	lost    bool // evicted; becomes a gap unless its member acks before it leaves or its time is over
 	done    bool
 }
 

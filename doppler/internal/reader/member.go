@@ -34,14 +34,15 @@ func (m *Member) Acking() bool { return m.acking }
 func (m *Member) Counters() (granted, acked uint64) { return m.granted, m.acked }
 
 // oldestOpen returns the offset of the member's oldest envelope that is not
-// acked, or next when there is none. What is lost does not count.
+// acked, or next when there is none. What is lost counts only for a client that
+// acks: otherwise it is under way, which the byte window bounds.
 func (m *Member) oldestOpen(next uint64) uint64 {
 	for len(m.leases) > 0 && !m.leases[0].with(m) {
 		m.leases[0] = nil
 		m.leases = m.leases[1:]
 	}
 	for _, l := range m.leases {
-		if l.with(m) && !l.lost {
+		if l.with(m) && (m.acking || !l.lost) {
 			return l.first
 		}
 	}

@@ -215,7 +215,7 @@ func (g *Group) settle() {
 }
 
 // settleLeases marks the leases that lie below oldest as lost. One that is
-// with a member may still be acked, until the next grant.
+// with a member may still be acked, until the member leaves or its time is over.
 func (g *Group) settleLeases(oldest uint64) {
 	for _, l := range g.leases {
 		if l.first >= oldest {
@@ -227,8 +227,6 @@ func (g *Group) settleLeases(oldest uint64) {
 		l.lost = true
 		if l.member == nil {
 			g.giveUp(l)
-		} else {
-			g.lost = append(g.lost, l)
 		}
 	}
 }
@@ -247,15 +245,6 @@ func (g *Group) giveUp(l *lease) {
 	}
 	l.ackAll()
 	l.done = len(l.gaps) == 0
-}
-
-// giveUpLost does so for every lost lease.
-func (g *Group) giveUpLost() {
-	for i, l := range g.lost {
-		g.giveUp(l)
-		g.lost[i] = nil
-	}
-	g.lost = g.lost[:0]
 }
 
 // evicted returns the oldest offset that the group can read, and the matching
