@@ -3,7 +3,9 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
@@ -13,6 +15,7 @@ type LinkConfig struct {
 	BatchEnvelopes int // 512
 	BatchBytes     int // 64 KiB
 	MaxWatches     int // 100,000
+	ShareBytes     int // watched bytes after which it is decided anew who is skipped; 1 MiB
 }
 
 func (c LinkConfig) withDefaults() LinkConfig {
@@ -24,6 +27,9 @@ func (c LinkConfig) withDefaults() LinkConfig {
 	}
 	if c.MaxWatches <= 0 {
 		c.MaxWatches = 100_000
+	}
+	if c.ShareBytes <= 0 {
+		c.ShareBytes = 1 << 20
 	}
 	return c
 }
@@ -37,7 +43,7 @@ type Link struct {
 	start    uint64
 	next     uint64
 	watches  map[uint32]*watch
-	byNumber map[uint32]*watch // by number of the source
+	byNumber []*watch // by number of the source
 	bySource map[string]*watch
 	replies  []*streampb.Watching // to go out before the next envelopes
 	gaps     []*Gap               // likewise
@@ -49,6 +55,7 @@ type Link struct {
 	runs     []run
 	marks    []uint32
 	class    []byte
+	settling settling
 
 	sent    uint64
 	dropped uint64
@@ -61,6 +68,14 @@ type watch struct {
 	demand uint64
 	skip   bool
 	missed *Gap // being collected while it is skipped
+	gone   bool // removed
+}
+
+// settling is scratch of settle.
+type settling struct {
+	watches []*watch
+	sources []*ring.Source
+	gone    []ring.Counts
 }
 
 // LinkBatch is what a link has to say next. Pieces are valid until Release.
@@ -92,9 +107,9 @@ func (b *LinkBatch) Release() {
 func NewLink(log *ring.Ring, cfg LinkConfig, start Start) *Link {
 	l := &Link{
 		cfg: cfg.withDefaults(), log: log,
-		watches: map[uint32]*watch{}, byNumber: map[uint32]*watch{}, bySource: map[string]*watch{},
+		watches: map[uint32]*watch{}, bySource: map[string]*watch{},
 	}
-	l.next, _, _ = start.resolve(log, ring.Filter{})
+	l.next = start.resolve(log, ring.Filter{}).next
 	l.start = l.next
 	if start.Lost != streampb.Gap_REASON_UNSPECIFIED {
 		l.gaps = append(l.gaps, &Gap{Precision: streampb.Gap_UNKNOWN, Reason: start.Lost})
@@ -137,7 +152,12 @@ func (l *Link) Add(request uint64, id uint32, source string, resume *Resume) {
 	if resume != nil {
 		l.missedSince(w, resume, at)
 	}
-	l.watches[id], l.bySource[source], l.byNumber[w.source.Number()] = w, w, w
+	l.watches[id], l.bySource[source] = w, w
+	number := int(w.source.Number())
+	if number >= len(l.byNumber) {
+		l.byNumber = append(l.byNumber, make([]*watch, number+1-len(l.byNumber))...)
+	}
+	l.byNumber[number] = w
 	reply.Join, reply.ClassCounts = at, classCounts(&w.counts)
 	if at > l.next {
 		// The ring moved on just now; the others are settled to there.
@@ -147,37 +167,42 @@ func (l *Link) Add(request uint64, id uint32, source string, resume *Resume) {
 
 // missedSince tells what a resumed watch has missed below at.
 func (l *Link) missedSince(w *watch, resume *Resume, at uint64) {
-	gap := &Gap{Source: w.source.ID(), From: l.start, To: at, Reason: streampb.Gap_EVICTED}
+	gap := &Gap{Source: w.source.ID(), From: l.start, To: at, Reason: streampb.Gap_EVICTED, watch: w}
+	before := resume.Counts
+	if w.source.BornAt() >= l.start {
+		// The counters began after the link broke.
+		before = ring.Counts{}
+		if l.log.ForgottenSince(l.start) {
+			gap.Precision = streampb.Gap_AT_LEAST
+		}
+	}
 	missed := ring.Counts{}
 	for c := range missed {
-		if w.counts[c] < resume.Counts[c] {
-			gap.Precision = streampb.Gap_UNKNOWN
-			continue
+		if w.counts[c] < before[c] {
+			l.tell(&Gap{Source: gap.Source, Precision: streampb.Gap_UNKNOWN, Reason: gap.Reason, watch: w})
+			return
 		}
-		missed[c] = w.counts[c] - resume.Counts[c]
+		missed[c] = w.counts[c] - before[c]
 		gap.Count += missed[c]
 	}
-	if gap.Precision == streampb.Gap_UNKNOWN {
-		gap.Count, gap.From, gap.To = 0, 0, 0
-	} else {
+	if gap.Count > 0 || gap.Precision != streampb.Gap_EXACT {
 		gap.Classes = &missed
-	}
-	if gap.Count > 0 || gap.Precision == streampb.Gap_UNKNOWN {
 		l.tell(gap)
 	}
 }
 
-// Remove ends a watch. Unknown ids are ignored: the answer to a refused watch
-// may still be on its way.
+// Remove ends a watch; what it has missed and was not told of is forgotten.
+// Unknown ids are ignored: the answer to a refused watch may still be on its
+// way.
 func (l *Link) Remove(id uint32) {
 	w := l.watches[id]
 	if w == nil {
 		return
 	}
-	w.missed = nil
+	w.missed, w.gone = nil, true
 	delete(l.watches, id)
 	delete(l.bySource, w.source.ID())
-	delete(l.byNumber, w.source.Number())
+	l.byNumber[w.source.Number()] = nil
 	l.log.Unref(w.source)
 }
 
@@ -194,7 +219,10 @@ func (l *Link) Appended() bool {
 			return len(l.gaps) > 0
 		}
 		i, n := 0, c.Len()
-		for i < n && (len(l.byNumber) == 0 || l.byNumber[c.Source(i)] == nil) {
+		if len(l.watches) == 0 {
+			i = n
+		}
+		for i < n && l.watchOf(c.Source(i)) == nil {
 			i++
 		}
 		c.Release()
@@ -203,6 +231,14 @@ func (l *Link) Appended() bool {
 			return true
 		}
 	}
+}
+
+// watchOf returns the watch of a source by its number, or nil.
+func (l *Link) watchOf(number uint32) *watch {
+	if int(number) >= len(l.byNumber) {
+		return nil
+	}
+	return l.byNumber[number]
 }
 
 // Watches is the number of watched sources.
@@ -217,6 +253,11 @@ func (l *Link) Counters() (sent, dropped uint64) { return l.sent, l.dropped }
 
 // Drained tells whether everything appended was looked at and told.
 func (l *Link) Drained() bool {
+	for _, w := range l.skipping {
+		if w.missed != nil {
+			return false
+		}
+	}
 	return len(l.replies) == 0 && len(l.gaps) == 0 && l.next >= l.log.Head()
 }
 
@@ -235,20 +276,30 @@ func (l *Link) Next() (b LinkBatch, more bool) {
 	if len(l.replies) > 0 {
 		return b, true
 	}
-	ready := l.gaps
-	l.gaps = nil
+	if b.Gaps = l.takeGaps(); len(l.gaps) > 0 {
+		return b, true
+	}
 	more = l.read(&b)
 	if b.Count == 0 {
 		l.flushAllSkipped()
+		if len(b.Gaps) == 0 {
+			b.Gaps = l.takeGaps()
+		}
+		more = more || len(l.gaps) > 0
 	}
-	ready = append(ready, l.gaps...)
-	l.gaps = nil
-	if n := min(len(ready), maxMeta); n < len(ready) && b.Count == 0 {
-		b.Gaps, l.gaps = ready[:n:n], ready[n:]
-		return b, true
-	}
-	b.Gaps = ready
 	return b, more
+}
+
+// takeGaps returns the next gaps to be told, as many as may go into a batch.
+func (l *Link) takeGaps() []*Gap {
+	l.gaps = slices.DeleteFunc(l.gaps, func(g *Gap) bool { return g.watch != nil && g.watch.gone })
+	n := min(len(l.gaps), maxMeta)
+	gaps := l.gaps[:n:n]
+	l.gaps = l.gaps[n:]
+	if len(l.gaps) == 0 {
+		l.gaps = nil
+	}
+	return gaps
 }
 
 // read collects the envelopes of a batch.
@@ -280,11 +331,11 @@ func (l *Link) read(b *LinkBatch) (more bool) {
 func (l *Link) scan(c ring.Chunk, b *LinkBatch) int {
 	l.runs, l.marks, l.class = l.runs[:0], l.marks[:0], l.class[:0]
 	n, i := min(c.Len(), maxLook), 0
-	if len(l.byNumber) == 0 {
+	if len(l.watches) == 0 {
 		return n
 	}
 	for ; i < n; i++ {
-		w := l.byNumber[c.Source(i)]
+		w := l.watchOf(c.Source(i))
 		if w == nil {
 			continue
 		}
@@ -326,29 +377,30 @@ func (l *Link) settle() {
 	if l.next >= l.log.Oldest() {
 		return
 	}
-	sources := make([]*ring.Source, 0, len(l.watches))
-	list := make([]*watch, 0, len(l.watches))
+	x := &l.settling
+	x.watches, x.sources = x.watches[:0], x.sources[:0]
 	for _, w := range l.watches {
-		list, sources = append(list, w), append(sources, w.source)
+		x.watches, x.sources = append(x.watches, w), append(x.sources, w.source)
 	}
-	gone := make([]ring.Counts, len(list))
-	oldest := l.log.EvictedOf(sources, func(i int, c *ring.Counts) { gone[i] = *c })
+	x.gone = slices.Grow(x.gone[:0], len(x.watches))[:len(x.watches)]
+	oldest := l.log.EvictedOf(x.sources, func(i int, c *ring.Counts) { x.gone[i] = *c })
 	if l.next >= oldest {
 		return
 	}
-	for i, w := range list {
-		gap := &Gap{Source: w.source.ID(), From: l.next, To: oldest, Reason: streampb.Gap_EVICTED}
+	for i, w := range x.watches {
+		if w.counts == x.gone[i] {
+			continue
+		}
+		l.flushSkipped(w)
 		missed := ring.Counts{}
 		for c := range missed {
-			missed[c] = gone[i][c] - w.counts[c]
-			gap.Count += missed[c]
+			missed[c] = x.gone[i][c] - w.counts[c]
 		}
-		w.counts = gone[i]
-		if gap.Count > 0 {
-			l.flushSkipped(w)
-			gap.Classes = &missed
-			l.tell(gap)
-		}
+		w.counts = x.gone[i]
+		l.tell(&Gap{
+			Source: w.source.ID(), From: l.next, To: oldest, Reason: streampb.Gap_EVICTED,
+			Count: missed.Sum(envelope.AllClasses), Classes: &missed, watch: w,
+		})
 	}
 	l.next = oldest
 }

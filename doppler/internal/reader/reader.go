@@ -25,6 +25,7 @@ type Gap struct {
 	matched uint64 // matching envelopes before From
 	lease   *lease // who has been told, until it is acked; nil while pending
 	told    bool   // at least once, perhaps to a member that is gone
+	watch   *watch // link: whose it is; not told any more when that is gone
 }
 
 // run is a piece of a chunk whose envelopes are all granted.

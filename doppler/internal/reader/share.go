@@ -6,10 +6,6 @@ import (
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
 
-// sharePeriod is how many bytes of watched envelopes are counted before it is
-// decided anew who is over its share.
-const sharePeriod = 1 << 20
-
 // account counts the bytes a watched source asks of a link that is behind.
 func (l *Link) account(w *watch, size int) {
 	if !l.behind {
@@ -35,7 +31,7 @@ func (l *Link) share() {
 		l.endPeriod(false)
 		return
 	}
-	if l.behind && l.demand >= sharePeriod {
+	if l.behind && l.demand >= uint64(l.cfg.ShareBytes) {
 		l.endPeriod(true)
 	}
 	l.flushAllSkipped()
@@ -73,7 +69,7 @@ func (l *Link) endPeriod(skip bool) {
 // skipped counts an envelope that the link leaves out.
 func (l *Link) skipped(w *watch, off uint64, class envelope.Class) {
 	if w.missed == nil {
-		w.missed = &Gap{Source: w.source.ID(), From: off, Classes: &ring.Counts{}, Reason: streampb.Gap_OVER_SHARE}
+		w.missed = &Gap{Source: w.source.ID(), From: off, Classes: &ring.Counts{}, Reason: streampb.Gap_OVER_SHARE, watch: w}
 	}
 	w.missed.To = off + 1
 	w.missed.Count++

@@ -49,18 +49,55 @@ func StartFrom(cursor *streampb.Cursor, doppler string, epoch uint64, origin, yo
 	return other
 }
 
-// resolve returns the offset to start from, the matching envelopes before it,
-// and the offset below which envelopes may have been received before. An
-// offset that was never given starts at head, and s.Lost says so.
-func (s *Start) resolve(log *ring.Ring, f ring.Filter) (next, matched, seen uint64) {
+// resolved is where a reader begins.
+type resolved struct {
+	next    uint64 // its first offset
+	matched uint64 // matching envelopes before it
+	seen    uint64 // offsets below it may have been received before
+	sure    bool   // matched can be compared with the ring's counters
+}
+
+// resolve finds where to start. An offset that was never given starts at
+// head, and s.Lost says so.
+func (s *Start) resolve(log *ring.Ring, f ring.Filter) resolved {
 	head, appended := log.Appended(f)
 	switch {
 	case s.Place == PlaceOrigin:
-		return 0, 0, 0
+		_, sure := matchedBefore(log, f, 0, 0)
+		return resolved{sure: sure}
 	case s.Place == PlaceOffset && s.Offset <= head:
-		return s.Offset, min(s.Matched, appended), min(s.Seen, head)
+		matched, sure := matchedBefore(log, f, s.Offset, s.Matched)
+		return resolved{next: s.Offset, matched: min(matched, appended), seen: min(s.Seen, head), sure: sure}
 	case s.Place == PlaceOffset:
 		s.Lost = streampb.Gap_CURSOR_UNKNOWN
 	}
-	return head, appended, 0
+	return resolved{next: head, matched: appended, sure: true}
+}
+
+// matchedBefore returns how many of the envelopes that the counters of f count
+// lie before off, for a cursor that says matched. The two differ when a source
+// was forgotten since the cursor was made and its counters began anew.
+func matchedBefore(log *ring.Ring, f ring.Filter, off, matched uint64) (n uint64, sure bool) {
+	if !log.ForgottenSince(0) {
+		return matched, true
+	}
+	anew := 0
+	for _, s := range f.Sources {
+		if s.BornAt() >= off {
+			anew++
+		}
+	}
+	switch {
+	case anew == 0:
+		return matched, true
+	case off >= log.Oldest():
+		for _, s := range f.Sources {
+			_, c := log.CountsAt(s, off)
+			n += c.Sum(f.Mask)
+		}
+		return n, off >= log.Oldest()
+	case anew == len(f.Sources):
+		return 0, !log.ForgottenSince(off)
+	}
+	return matched, false
 }
