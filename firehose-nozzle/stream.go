@@ -217,7 +217,7 @@ func (s *Stream) hand(it item) error {
 	for {
 		s.mu.Lock()
 		switch {
-		case it.batch == nil && len(s.ahead) == 0 && (s.waiting || !s.passes):
+		case it.batch == nil && !it.live && len(s.ahead) == 0 && (s.waiting || !s.passes):
 			s.note(it) // Recv has got there already
 			s.mu.Unlock()
 			return nil
