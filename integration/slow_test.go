@@ -51,7 +51,7 @@ func TestStalledFirehoseReaderIsToldWhatItMissed(t *testing.T) {
 	ctx := deadline(t)
 	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1, DopplerArgs: []string{"--ring-bytes", "64MiB"}})
 	other := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "reads", Query: url.Values{"type": {"log"}}})
-	stalled := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "stalls", Ack: true, Query: url.Values{"type": {"log"}}})
+	stalled := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "stalls", Ack: true, Track: true, Query: url.Values{"type": {"log"}}})
 	senders := newSenders(1)
 	before := send(ctx, t, senders, p.Dopplers, sending{Plan: overload().Plan, count: 1000})
 	complete(ctx, t, "before it stalls", stalled, before)

@@ -107,7 +107,7 @@ func (b *Bench) openFirehoses(ctx context.Context, n int, rate float64, query ur
 	for i := range n {
 		confs = append(confs, load.ReaderConfig{
 			URL: b.url(i), Subscription: fmt.Sprintf("bench-%d", i), Rate: rate, Query: query,
-			Direct: b.setup.Controllers == 0,
+			Direct: b.setup.Controllers == 0, Track: rate > 0,
 		})
 	}
 	b.full = append(b.full, firehose)

@@ -25,8 +25,10 @@ type Result struct {
 	DeliveredRate float64
 	MegabytesRate float64
 	// Lost is what such readers did not receive, Told how much of that they
-	// were told in exact gaps, Duplicates what came twice or late; summed up.
-	Lost, Told, Duplicates uint64
+	// were told in exact gaps, Duplicates what came twice; summed up. An
+	// envelope whose ack came after the ring had let go of it is told too: Late
+	// counts these, where the readers keep track.
+	Lost, Told, Late, Duplicates int64
 	// Drain is how long after the last envelope was sent the last one arrived.
 	Drain time.Duration
 	// Latency by label of the readers.
@@ -150,7 +152,7 @@ func (b *Bench) drain(ctx context.Context, before map[string]worker.Total, sent 
 		settled, sum := true, uint64(0)
 		for _, label := range b.full {
 			t := now[label]
-			got := t.Received - t.Repeated + t.Exact - (before[label].Received - before[label].Repeated + before[label].Exact)
+			got := t.Received - t.Repeated - (before[label].Received - before[label].Repeated)
 			settled = settled && got >= sent*uint64(t.Readers)
 		}
 		for label, t := range now {
@@ -184,9 +186,10 @@ func (r *Result) count(full []string, before, after map[string]worker.Total, sen
 			r.Delivered = delivered
 		}
 		fresh := z.Received - z.Repeated - (a.Received - a.Repeated)
-		r.Lost += sent.Envelopes*uint64(z.Readers) - fresh
-		r.Told += z.Exact - a.Exact
-		r.Duplicates += z.Repeated - a.Repeated
+		r.Lost += int64(sent.Envelopes*uint64(z.Readers) - fresh)
+		r.Told += int64(z.Exact - a.Exact)
+		r.Late += int64(z.Late - a.Late)
+		r.Duplicates += int64(z.Repeated - a.Repeated)
 	}
 	r.DeliveredRate = float64(r.Delivered) / took.Seconds()
 	for label, t := range after {

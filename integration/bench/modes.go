@@ -210,9 +210,10 @@ func Throttled(ctx context.Context, o Options) ([]Result, error) {
 		for _, n := range r.PerSecond {
 			during += n
 		}
-		r.Note = fmt.Sprintf("takes %s/s and got %.3f of that; received %d + told lost %d = %d, sent %d",
+		received := int64(r.Sent) - r.Lost
+		r.Note = fmt.Sprintf("takes %s/s and got %.3f of that; received %d (%d too late) + told lost %d = %d, sent %d",
 			count(o.Rate), float64(during)/(o.Rate*float64(len(r.PerSecond))),
-			r.Sent-r.Lost, r.Told, r.Sent-r.Lost+r.Told, r.Sent)
+			received, r.Late, r.Told, received-r.Late+r.Told, r.Sent)
 		return []Result{r}, err
 	})
 }

@@ -35,6 +35,8 @@ type ReaderConfig struct {
 	Ack bool
 	// Rate is how many envelopes per second it takes at most; 0 is no limit.
 	Rate float64
+	// Track keeps every offset, see Account.Late.
+	Track bool
 	// Remember keeps every ID, see Ledger.Seen.
 	Remember bool
 	// SocketBuffer is the size of the kernel's buffers, 0 for the default.
@@ -73,7 +75,7 @@ type Account struct {
 	// GapReasons counts envelopes of exact gaps by reason.
 	GapReasons map[string]uint64
 	// Late counts envelopes that were received and told as missed as well: the
-	// ring had let go of them before their ack came. Kept with Ack only.
+	// ring had let go of them before their ack came. Kept with Track only.
 	Late uint64
 	// Redelivered counts envelopes that were marked as handed out before.
 	Redelivered uint64
@@ -227,7 +229,7 @@ func (r *Reader) take(batch *streampb.Batch, records []byte) {
 
 // remember keeps the offsets received, as long as the Doppler lives.
 func (r *Reader) remember(p *streampb.Position) {
-	if !r.conf.Ack {
+	if !r.conf.Track {
 		return
 	}
 	set := r.offsets[p.GetDoppler()]

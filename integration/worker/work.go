@@ -65,6 +65,7 @@ type Total struct {
 	Received, Least, Most                uint64
 	Others, Missing, Repeated, Foreign   uint64
 	Exact, AtLeast, Unknown, Redelivered uint64
+	Late                                 uint64
 	Batches                              uint64
 	Latency                              load.Histogram
 	// Ended says why readers ended that nobody closed.
@@ -222,6 +223,7 @@ func (t *Total) add(r *reading, p TotalsParams) {
 	t.Unknown += a.Unknown
 	t.Redelivered += a.Redelivered
 	t.Batches += a.Batches
+	t.Late += a.Late
 	if p.Latency {
 		if latency := r.Latency(p.Reset); latency != nil {
 			t.Latency.Merge(latency)
