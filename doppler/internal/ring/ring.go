@@ -144,12 +144,15 @@ func New(cfg Config) (*Ring, error) {
 	return r, nil
 }
 
-// Close gives the memory back. No other call may run or follow.
+// Close gives the memory back, but for segments that are still read. No Append
+// may run or follow; a late reader finds nothing held.
 func (r *Ring) Close() {
 	r.dirMu.Lock()
 	defer r.dirMu.Unlock()
 	for _, s := range r.live {
-		s.unmap()
+		if s.pins == 0 {
+			s.unmap()
+		}
 	}
 	for _, s := range r.free {
 		s.unmap()
