@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"sync"
@@ -140,6 +141,9 @@ func (m *member) connTo(doppler string) *stream.Conn {
 	return m.conn
 }
 
+// defaultWindow is what a Doppler has that does not say.
+const defaultWindow = 256 << 10
+
 var errNoHello = errors.New("Doppler began without hello")
 
 // message passes a batch on. Only its metadata is looked at.
@@ -170,7 +174,10 @@ func (m *member) hello() error {
 	if h == nil {
 		return errNoHello
 	}
-	m.greeted, m.window = true, int(h.GetWindowBytes())
+	m.greeted, m.window = true, defaultWindow
+	if w := h.GetWindowBytes(); w > 0 {
+		m.window = int(min(w, math.MaxInt32))
+	}
 	m.mu.Lock()
 	m.doppler = h.GetServer()
 	m.mu.Unlock()

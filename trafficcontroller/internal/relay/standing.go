@@ -75,9 +75,8 @@ func (d *debt) add(lease uint64, bytes int) {
 	d.bytes += bytes
 }
 
-// due tells whether it is time to pay: when the Doppler may still send as much
-// again before it waits.
-func (d *debt) due(window int) bool { return d.lease != 0 && d.bytes >= window/2 }
+// due tells whether it is time to pay: well before the Doppler has to wait.
+func (d *debt) due(window int) bool { return d.lease != 0 && d.bytes >= window/4 }
 
 // pay appends the Sent to dst, and nothing when nothing is owed.
 func (d *debt) pay(dst []byte) []byte {
