@@ -121,7 +121,7 @@ func (s *Server) run(c *conn) {
 	go func() {
 		defer s.conns.Done()
 		if c.write() != nil {
-			c.CloseNow()
+			_ = c.Close(stream.CloseInternal, "") // unless it is being closed
 		}
 	}()
 	code, reason := c.read()

@@ -24,7 +24,7 @@ type Sink interface {
 	// the caller; of what it wants to keep, Write makes a copy.
 	//
 	// Write may block, until ctx ends at the latest; meanwhile what follows
-	// is collected (a few MiB) for the next call, and then nothing more is
+	// is collected (1 MiB) for the next call, and then nothing more is
 	// read. An error means that the same batches come again, after a pause;
 	// what the sink had taken of them comes twice then, so a sink should
 	// undo it, or leave out what it has seen by the identity of envelopes.
@@ -57,7 +57,7 @@ type Config struct {
 
 const (
 	// queueBytes bounds what waits for the sink.
-	queueBytes = 4 << 20
+	queueBytes = 1 << 20
 	// Waiting between tries of a failed write: from the first, twice as long
 	// each time, to the second, each give or take a third.
 	shortestPause = 100 * time.Millisecond

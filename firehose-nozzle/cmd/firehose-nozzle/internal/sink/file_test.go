@@ -1,3 +1,5 @@
+//go:build unix
+
 package sink
 
 import (
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -87,6 +90,7 @@ func TestFileCutsATornLine(t *testing.T) {
 	for before, after := range map[string]string{
 		"":                       "",
 		"whole\n":                "whole\n",
+		"whole\nt":               "whole\n",
 		"whole\ntor":             "whole\n",
 		"tor":                    "",
 		"whole\n" + long:         "whole\n",
@@ -135,43 +139,70 @@ func TestFileThatIsADevice(t *testing.T) {
 	}
 }
 
-// breakFile lets writes and truncations fail until repair is called.
-func breakFile(t *testing.T, s *File) (repair func()) {
+// limitFiles lets no file grow beyond a size, as a full disk does: a write
+// takes what fits.
+func limitFiles(t *testing.T, size uint64) (lift func()) {
 	t.Helper()
-	whole := s.file
-	readOnly, err := os.Open(s.cfg.Path)
-	if err != nil {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
 		t.Fatal(err)
 	}
-	s.file = readOnly
-	return func() { s.file = whole; _ = readOnly.Close() }
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
-// A write that fails leaves nothing, even if what it left could not be cut off
-// at once.
+// A write that fails half way leaves nothing.
 func TestFileUndoesAFailedWrite(t *testing.T) {
 	f := newFiles(t)
 	s := f.open()
-	f.write(s, "a")
-	repair := breakFile(t, s)
-	for range 2 { // neither write nor truncate works
-		if err := s.Write(t.Context(), batches("lost")); err == nil {
-			t.Fatal("no error")
+	f.write(s, "first")
+	lift := limitFiles(t, 14)
+	for range 2 {
+		if err := s.Write(t.Context(), batches("second", "third")); !errors.Is(err, syscall.EFBIG) {
+			t.Fatal(err)
 		}
+		f.want(f.path, "first\n")
 	}
-	repair()
-	// What a disk that was full may have taken of it.
+	lift()
+	f.write(s, "second", "third")
+	f.want(f.path, "first\nsecond\nthird\n")
+}
+
+// As long as what a failed write has left cannot be cut off, nothing is
+// written behind it.
+func TestFileUndoesAFailedWriteLater(t *testing.T) {
+	f := newFiles(t)
+	s := f.open()
+	f.write(s, "first")
 	half, err := os.OpenFile(f.path, os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := half.WriteString("lo"); err != nil {
+	defer half.Close()
+	if _, err := half.WriteString("sec"); err != nil {
 		t.Fatal(err)
 	}
-	_ = half.Close()
-	s.dirty = true
-	f.write(s, "b")
-	f.want(f.path, "a\nb\n")
+	readOnly, err := os.Open(f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := s.file
+	s.file, s.good, s.dirty = readOnly, int64(len("first\n")), true
+	for range 2 {
+		if err := s.Write(t.Context(), batches("second")); err == nil || !strings.Contains(err.Error(), "undo") {
+			t.Fatal(err)
+		}
+	}
+	s.file = whole
+	_ = readOnly.Close()
+	f.write(s, "second")
+	f.want(f.path, "first\nsecond\n")
 }
 
 func TestFileRotatesBySize(t *testing.T) {
