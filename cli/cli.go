@@ -32,6 +32,7 @@ type Streams struct {
 
 // grammar is what may be typed.
 type grammar struct {
+	Up       upCommand       `cmd:"" help:"Run the whole pipeline on this machine, with demo apps if wanted."`
 	Logs     logsCommand     `cmd:"" help:"Show the logs of sources, as cf logs does."`
 	Firehose firehoseCommand `cmd:"" help:"Show everything that flows."`
 	Emit     emitCommand     `cmd:"" help:"Send lines of stdin, or made-up envelopes, to Dopplers."`

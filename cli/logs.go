@@ -15,6 +15,9 @@ import (
 	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
 )
 
+// slowHistory is after how long a person is told that history does not come.
+const slowHistory = 5 * time.Second
+
 // logsCommand shows what single sources emit.
 type logsCommand struct {
 	Source []string `arg:"" help:"Source ids: GUIDs of apps, or names of components."`
@@ -26,6 +29,8 @@ type logsCommand struct {
 	Tail   int      `short:"n" placeholder:"N" help:"Begin with the newest N logs that are held, then follow."`
 	Since  string   `placeholder:"WHEN" help:"Begin with what was logged since then (10m, or 2006-01-02T15:04:05Z), then follow."`
 	Type   []string `sep:"," default:"log" placeholder:"TYPE" help:"Show log, counter, gauge, timer, event, or all; may be repeated (default ${default})."`
+
+	quiet bool // neither header nor word about connections
 }
 
 // Help tells what looks how.
@@ -109,19 +114,24 @@ func (c *logsCommand) run(ctx context.Context, s Streams) error {
 		configs[i].Source = source
 	}
 	w := newShow(s, c.Show, len(c.Source) > 1, c.Source...)
-	c.header(w)
+	if !c.quiet {
+		c.header(w)
+	}
 	r, err := openReader(ctx, nozzle.Tail, configs)
 	if err != nil {
 		return err
 	}
 	l := &logs{
-		show: w, link: newLink(c.Reader.Addr, w, len(configs)), sources: c.Source,
+		show: w, link: newLink(c.Reader.Addr, w, len(configs)), sources: c.Source, quiet: c.quiet,
 		history: make([]bool, len(configs)), dump: c.Recent > 0,
 	}
 	if config.Recent > 0 || !config.Since.IsZero() {
 		for i := range l.history {
 			l.history[i] = true
 		}
+	}
+	if l.dump {
+		r.tickEvery(slowHistory)
 	}
 	return errors.Join(r.each(ctx, l.handle, l.idle), r.close())
 }
@@ -144,14 +154,22 @@ type logs struct {
 	history []bool
 	held    []*loggregatorv2.Envelope
 	// dump says to end where history ends.
-	dump bool
+	dump  bool
+	quiet bool
 }
 
 func (l *logs) handle(e event) (enough bool, err error) {
 	if e.batch != nil {
 		return false, l.batch(e.from, e.batch)
 	}
-	if !e.live {
+	switch {
+	case e.notice != nil && e.notice.Kind == nozzle.Live:
+		// Everything of the past was in events before.
+	case !e.tick.IsZero():
+		return false, l.show.notice("still waiting for the end of history: the Traffic Controller is busy, or has no Doppler")
+	case l.quiet && e.end == nil:
+		return false, nil
+	default:
 		return false, l.link.take(e)
 	}
 	l.history[e.from] = false

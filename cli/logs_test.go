@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
-	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/firehose-nozzle/nozzletest"
 )
@@ -18,16 +17,6 @@ func serveFirehose(t *testing.T) *nozzletest.Server {
 	srv := nozzletest.NewServer()
 	t.Cleanup(srv.Close)
 	return srv
-}
-
-// sayLive ends the history of all tails.
-func sayLive(t *testing.T, srv *nozzletest.Server) {
-	t.Helper()
-	message, err := stream.AppendBatchMeta(nil, &streampb.Batch{Watching: []*streampb.Watching{{}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Send(message)
 }
 
 var epoch = time.Date(2026, 11, 21, 10, 0, 0, 0, time.Local)
@@ -71,8 +60,6 @@ func TestRecentLogsEndWithHistory(t *testing.T) {
 		srv.Push(logOf("my-app", n, fmt.Sprintf("line %d", n)))
 	}
 	p := start(t, "logs", "my-app", "--recent=3", "--addr", srv.Addr())
-	p.out.wait(t, "line 4", 1)
-	sayLive(t, srv)
 	if code := p.end(t); code != 0 {
 		t.Errorf("exit %d, stderr %q", code, p.err.String())
 	}
@@ -88,10 +75,7 @@ func TestHistoryOfSeveralSourcesIsSorted(t *testing.T) {
 	}
 	p := start(t, "logs", "a", "bee", "-n", "10", "--addr", srv.Addr(), "a")
 	p.err.wait(t, "sources a, bee...", 1)
-	if err := srv.WaitConnections(t.Context(), 2); err != nil {
-		t.Fatal(err)
-	}
-	sayLive(t, srv)
+	p.out.wait(t, "line 3", 1)
 	srv.Push(logOf("a", 9, "and on"))
 	p.out.wait(t, "and on", 1)
 	want := "a   | " + printed(0, "line 0") + "bee | " + printed(1, "line 1") + "a   | " + printed(2, "line 2") +

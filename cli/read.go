@@ -40,7 +40,6 @@ type event struct {
 	from   int // number of the stream
 	batch  *nozzle.Batch
 	notice *nozzle.Notice
-	live   bool // history is over, all of it was in events before
 	tick   time.Time
 	end    error
 }
@@ -63,64 +62,22 @@ func openReader(ctx context.Context, open openFunc, configs []nozzle.Config) (*r
 	r := &reader{events: make(chan event, eventsAhead)}
 	r.ctx, r.cancel = context.WithCancel(ctx)
 	for i, cfg := range configs {
-		l := &lane{from: i}
-		l.renew(r.ctx)
-		cfg.Notify = func(n nozzle.Notice) {
-			if n.Kind == nozzle.Live {
-				l.interrupt()
-				return
-			}
-			r.send(event{from: i, notice: &n})
-		}
+		cfg.Notify = func(n nozzle.Notice) { r.send(event{from: i, notice: &n}) }
 		// A stream must outlive ctx, to tell what was acked.
 		s, err := open(context.WithoutCancel(ctx), cfg)
 		if err != nil {
 			return nil, errors.Join(fault(err), r.close())
 		}
 		r.streams = append(r.streams, s)
-		r.pumps.Go(func() { r.pump(l, s) })
+		r.pumps.Go(func() { r.pump(i, s) })
 	}
 	return r, nil
 }
 
-// lane is what a stream's notices have to do with its pump: the notice that
-// history is over may be heard before the last batch of it has been handed
-// on, so it only interrupts Recv, and the pump tells.
-type lane struct {
-	from int
-	ctx  context.Context // the pump's
-
-	mu     sync.Mutex
-	cancel context.CancelFunc // of ctx
-}
-
-// renew is for the pump, or before it starts.
-func (l *lane) renew(parent context.Context) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ctx, l.cancel = context.WithCancel(parent)
-}
-
-func (l *lane) interrupt() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cancel()
-}
-
-func (r *reader) pump(l *lane, s *nozzle.Stream) {
+func (r *reader) pump(from int, s *nozzle.Stream) {
 	for {
-		e := event{from: l.from}
-		b, err := s.Recv(l.ctx)
-		switch {
-		case err == nil:
-			e.batch = b
-		case l.ctx.Err() != nil && r.ctx.Err() == nil:
-			e.live = true
-			l.renew(r.ctx)
-		default:
-			e.end = err
-		}
-		if !r.send(e) || e.end != nil {
+		b, err := s.Recv(r.ctx)
+		if !r.send(event{from: from, batch: b, end: err}) || err != nil {
 			return
 		}
 	}

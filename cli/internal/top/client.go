@@ -46,7 +46,7 @@ func (c *Client) Read(ctx context.Context) *Reading {
 		for _, err := range a.errs {
 			r.Faults = append(r.Faults, err.Error())
 		}
-		r.Rings = append(r.Rings, a.sources.rings()...)
+		r.addRings(a.sources.rings())
 		r.addSources(byID, a.sources.Sources)
 		for _, s := range a.subscriptions.Subscriptions {
 			s.server = c.Addrs[i]
@@ -55,6 +55,17 @@ func (c *Client) Read(ctx context.Context) *Reading {
 	}
 	r.sort()
 	return r
+}
+
+// addRings takes the Dopplers that answered, and the faults of the others.
+func (r *Reading) addRings(rings []Ring) {
+	for _, ring := range rings {
+		if ring.Error == "" {
+			r.Rings = append(r.Rings, ring)
+		} else {
+			r.Faults = append(r.Faults, fmt.Sprintf("Doppler at %s: %s", ring.Addr, ring.Error))
+		}
+	}
 }
 
 // addSources sums what several Dopplers say about the same source.

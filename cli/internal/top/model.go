@@ -23,6 +23,7 @@ type Subscription struct {
 	ID       string `json:"id"`
 	Kind     string `json:"kind"`
 	ShardID  string `json:"shard_id"`
+	SourceID string `json:"source_id"`
 	Filter   string `json:"filter"`
 	Member   string `json:"member"`
 	Remote   string `json:"remote"`
@@ -38,7 +39,9 @@ type Subscription struct {
 
 // Ring is what one Doppler holds.
 type Ring struct {
+	Addr        string  `json:"addr"`
 	Doppler     string  `json:"doppler"`
+	Error       string  `json:"error"` // why it says nothing else
 	Head        uint64  `json:"head"`
 	Oldest      uint64  `json:"oldest"`
 	RingBytes   uint64  `json:"ring_bytes"`
@@ -81,9 +84,12 @@ func (s Subscription) key() string { return s.server + "\x00" + s.ID + "\x00" + 
 
 // reader is how a person knows the subscription.
 func (s Subscription) reader() string {
-	name := cmp.Or(s.ShardID, s.Filter, s.ID)
-	if s.ShardID != "" && s.Filter != "" {
-		name += " (" + s.Filter + ")"
+	name := cmp.Or(s.SourceID, s.ShardID)
+	switch {
+	case name == "":
+		return cmp.Or(s.Filter, s.ID)
+	case s.Filter != "":
+		return name + " (" + s.Filter + ")"
 	}
 	return name
 }

@@ -34,7 +34,7 @@ func serve(t *testing.T, sources string) string {
 		defer mu.Unlock()
 		sent += 100
 		fmt.Fprintf(w, `{"subscriptions":[
-			{"id":"1","kind":"tail","filter":"shop","remote":"10.0.0.7:5000","sent":12,"state":"streaming"},
+			{"id":"1","kind":"tail","source_id":"shop","filter":"type=log","remote":"10.0.0.7:5000","sent":12,"state":"streaming"},
 			{"id":"2","kind":"firehose","shard_id":"splunk","member":"1","remote":"10.0.0.8:5000","lag":12345,"sent":%d,"in_flight":64,"dropped":12,"state":"behind"}]}`, sent)
 	})
 	srv := httptest.NewServer(mux)
@@ -69,9 +69,9 @@ SOURCE  PER SECOND  ENVELOPES      BYTES  HELD
 api          1,235        300     1000 B   100
 shop            12      1,200  600.0 KiB   900
 
-SUBSCRIPTION  KIND      READER         SENT/S  SENT  IN FLIGHT     LAG  DROPPED  DROPPED/S  STATE
-splunk        firehose  10.0.0.8:5000      50   200         64  12,345       12          0  behind
-shop          tail      10.0.0.7:5000       0    12          0       0        0          0  streaming`, "\n")
+SUBSCRIPTION     KIND      READER         SENT/S  SENT  IN FLIGHT     LAG  DROPPED  DROPPED/S  STATE
+splunk           firehose  10.0.0.8:5000      50   200         64  12,345       12          0  behind
+shop (type=log)  tail      10.0.0.7:5000       0    12          0       0        0          0  streaming`, "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -86,8 +86,8 @@ func TestTwoDopplersAreSummed(t *testing.T) {
 }
 
 func TestATrafficControllerNamesItsDopplers(t *testing.T) {
-	r := client(t, serve(t, `{"dopplers":[`+doppler+`],"sources":[]}`)).Read(t.Context())
-	if len(r.Rings) != 1 || r.Rings[0].Doppler != "d1" || r.Rings[0].Head != 1500 {
+	r := client(t, serve(t, `{"dopplers":[`+doppler+`,{"addr":"d2:8083","error":"refused"}],"sources":[]}`)).Read(t.Context())
+	if len(r.Rings) != 1 || len(r.Faults) != 1 || r.Faults[0] != "Doppler at d2:8083: refused" || r.Rings[0].Doppler != "d1" || r.Rings[0].Head != 1500 {
 		t.Errorf("%+v", r)
 	}
 }
