@@ -217,7 +217,7 @@ func (t *TrafficController) ready() error {
 	case !t.settled.Load() && !t.set.Found():
 		return upstream.ErrNotFound
 	case !t.settled.Load() && !t.links.Tried():
-		return errors.New("Dopplers are being connected")
+		return errors.New("the Dopplers are being connected")
 	}
 	t.settled.Store(true)
 	if t.links.Up() == 0 {

@@ -29,12 +29,12 @@ type served struct {
 	ready     error
 }
 
-func serve(t *testing.T, max int) *served {
+func serve(t *testing.T, limit int) *served {
 	t.Helper()
 	s := &served{}
 	view := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) }
 	s.API = New(Config{
-		Name: "tc", Version: "test", MaxConnections: max, MaxRecent: 1000, SocketBuffer: 64 << 10,
+		Name: "tc", Version: "test", MaxConnections: limit, MaxRecent: 1000, SocketBuffer: 64 << 10,
 		Ready: func() error { return s.ready },
 		Firehose: func(c *stream.Conn, q FirehoseQuery, done func()) error {
 			s.firehoses = append(s.firehoses, q)
@@ -192,13 +192,13 @@ func FuzzQueries(f *testing.F) {
 	} {
 		f.Add(q)
 	}
-	f.Fuzz(func(_ *testing.T, query string) {
+	f.Fuzz(func(t *testing.T, query string) {
 		r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/", RawQuery: query}, Header: http.Header{}}
 		if q, err := parseTail(r, 1000); err == nil && (q.Recent < 0 || q.Recent > 1000 || q.Since < 0) {
-			panic(q)
+			t.Errorf("%+v", q)
 		}
 		if q, err := parseFirehose(r); err == nil && len(q.Selectors["name"]) > maxSelectors {
-			panic(q)
+			t.Errorf("%+v", q)
 		}
 	})
 }

@@ -157,7 +157,7 @@ func (t *Tail) parse(g *leg, body []byte) (page, error) {
 	if d := len(pos.GetDeltas()); d != 0 && d != n-1 {
 		return page{}, fmt.Errorf("%w: %d deltas for %d envelopes", errAnswer, d, n)
 	}
-	p := page{pos: pos, all: n, bytes: len(records), entries: make(entries, 0, n)}
+	p := page{pos: pos, all: n, bytes: len(records), entries: make(entries, 0, min(n, len(records)/2))}
 	for _, gap := range b.GetGaps() {
 		p.gap += gap.GetCount()
 		p.unsure = p.unsure || gap.GetPrecision() != streampb.Gap_EXACT
@@ -217,7 +217,7 @@ func (t *Tail) tellHistoryGap(g *leg, p page, end place) {
 	t.enqueueSpec(&spec{
 		doppler: g.doppler, epoch: g.epoch, first: to.offset, end: to.offset, matched: to.matched,
 		placed: true, gaps: []*streampb.Gap{gap},
-	}, true)
+	})
 }
 
 // newestFound takes what a read of the newest has found.
@@ -368,6 +368,6 @@ func (t *Tail) sendHistory(g *leg, list entries, end *place) {
 			end = nil
 		}
 		s.deltas = compact(s.deltas)
-		t.enqueueSpec(&s, true)
+		t.enqueueSpec(&s)
 	}
 }

@@ -117,7 +117,7 @@ func (t *Tail) tellLive() {
 		return
 	}
 	t.live = true
-	t.enqueueSpec(&spec{live: &streampb.Watching{SourceId: t.options.Source}}, true)
+	t.enqueueSpec(&spec{live: &streampb.Watching{SourceId: t.options.Source}})
 }
 
 // join says that from at on everything comes over the link. Without a leg the
@@ -205,7 +205,7 @@ func (t *Tail) goLive(g *leg) {
 	if !g.told || g.place.offset != g.join.offset {
 		t.enqueueSpec(&spec{
 			doppler: g.doppler, epoch: g.epoch, first: g.join.offset, end: g.join.offset, matched: g.join.matched, placed: true,
-		}, true)
+		})
 	}
 	held := g.held
 	t.heldBytes -= g.bytes
@@ -346,7 +346,7 @@ func (t *Tail) tellMissed(g *leg, n uint64, why streampb.Gap_Reason) {
 	t.enqueueSpec(&spec{
 		doppler: g.doppler, epoch: g.epoch, first: g.join.offset, end: g.join.offset, matched: g.join.matched,
 		placed: true, gaps: []*streampb.Gap{gap},
-	}, true)
+	})
 	g.place, g.told = g.join, true
 }
 
@@ -361,5 +361,5 @@ func (t *Tail) vague(gap *streampb.Gap) {
 func (t *Tail) tellUnknown(doppler string, epoch uint64, why streampb.Gap_Reason) {
 	t.enqueueSpec(&spec{doppler: doppler, epoch: epoch, gaps: []*streampb.Gap{{
 		Precision: streampb.Gap_UNKNOWN, Reason: why, Doppler: doppler, Epoch: epoch,
-	}}}, true)
+	}}})
 }

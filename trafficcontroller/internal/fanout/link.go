@@ -209,9 +209,6 @@ func (l *link) take() *streampb.Watch {
 	return msg
 }
 
-// pending tells whether take has something.
-func (l *link) pending() bool { return l.up && (l.fresh || len(l.add) > 0 || len(l.remove) > 0) }
-
 // batch takes what the Doppler has said. records are the envelopes of b. The
 // error means that it makes no sense and the connection is to be ended.
 func (l *link) batch(b *streampb.Batch, records []byte) error {

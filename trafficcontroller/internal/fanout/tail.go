@@ -169,14 +169,15 @@ func (t *Tail) enqueueIdle(f *frame) {
 	}
 }
 
-// enqueueSpec makes a frame for this tail alone and puts it into the queue.
-func (t *Tail) enqueueSpec(s *spec, past bool) {
+// enqueueSpec makes a frame of history, for this tail alone, and puts it into
+// the queue.
+func (t *Tail) enqueueSpec(s *spec) {
 	f, err := t.hub.maker.make(s, t)
 	if err != nil {
 		t.hub.log.Error("frame for a tail", "error", err)
 		return
 	}
-	if t.q.push(f, past, t.hub.cfg.TailBytes-t.heldBytes) {
+	if t.q.push(f, true, t.hub.cfg.TailBytes-t.heldBytes) {
 		t.hub.cfg.Ready(t)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -295,7 +294,7 @@ func (w *world) answer(fails bool) bool {
 		if n.addr != r.Addr {
 			continue
 		}
-		body, err := n.d.History(r.Source, url.Values(r.Query))
+		body, err := n.d.History(r.Source, r.Query)
 		if fails {
 			body, err = nil, fmt.Errorf("no answer")
 		}

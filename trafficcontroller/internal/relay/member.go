@@ -144,7 +144,7 @@ func (m *member) connTo(doppler string) *stream.Conn {
 // defaultWindow is what a Doppler has that does not say.
 const defaultWindow = 256 << 10
 
-var errNoHello = errors.New("Doppler began without hello")
+var errNoHello = errors.New("no hello from the Doppler")
 
 // message passes a batch on. Only its metadata is looked at.
 func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
@@ -154,7 +154,7 @@ func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
 	}
 	switch {
 	case err != nil:
-		err = fmt.Errorf("Firehose member: %w", err)
+		err = fmt.Errorf("member stream: %w", err)
 	case !m.greeted:
 		err = m.hello()
 	case m.batch.GetHeartbeat() != nil:

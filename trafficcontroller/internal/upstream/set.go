@@ -130,7 +130,7 @@ type peer struct {
 }
 
 // ErrNotFound says that the set has not been looked up yet.
-var ErrNotFound = errors.New("Dopplers have not been looked up yet")
+var ErrNotFound = errors.New("the Dopplers have not been looked up yet")
 
 // Found tells whether the set was looked up at least once.
 func (s *Set) Found() bool { return s.found.Load() }
