@@ -143,6 +143,35 @@ func TestViewsAndMetrics(t *testing.T) {
 	}
 }
 
+func TestSubscriptionsOfAllDopplers(t *testing.T) {
+	a, b := doppler(t, "a", 1), doppler(t, "b", 1)
+	r := start(t, nil, a, b)
+	r.read("/firehose/mine").joined(2)
+	r.read("/apps/app/stream").joined(2)
+	a.Emit("app", "x", 10)
+	var view struct{ Subscriptions []subscription }
+	if err := json.Unmarshal([]byte(r.get("/v2/subscriptions").body), &view); err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]subscription{}
+	for _, s := range view.Subscriptions {
+		rows[s.Kind+" "+s.State] = s
+	}
+	if len(view.Subscriptions) != 3 || len(rows) != 3 {
+		t.Fatalf("rows %+v", view.Subscriptions)
+	}
+	// The test's Doppler does not say whose member it is: that is another row.
+	if s := rows["firehose lingers"]; s.ShardID != "mine" || s.Lag != 2 || s.Accepted != 10 || s.Dopplers != 2 {
+		t.Errorf("as the Dopplers tell: %+v", s)
+	}
+	if s := rows["firehose open"]; s.ShardID != "mine" || s.Member != "tc" || s.Remote == "" || s.Dopplers != 2 {
+		t.Errorf("as we know: %+v", s)
+	}
+	if s := rows["tail open"]; s.SourceID != "app" || s.Member != "tc" {
+		t.Errorf("tail: %+v", s)
+	}
+}
+
 func TestConfigTellsAllFaults(t *testing.T) {
 	cfg := config()
 	cfg.Addr, cfg.DisableAccessControl, cfg.MaxRecent, cfg.TLSCert = "nowhere", false, 0, "cert.pem"

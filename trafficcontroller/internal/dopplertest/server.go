@@ -40,6 +40,7 @@ func Serve(d *Doppler, addr string) (*Server, error) {
 	mux.HandleFunc("GET "+stream.PathFirehose, s.firehose)
 	mux.HandleFunc("GET "+stream.PathHistory+"{source...}", s.history)
 	mux.HandleFunc("GET "+stream.PathSources, s.sources)
+	mux.HandleFunc("GET "+stream.PathSubscriptions, s.subscriptions)
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
 	s.wg.Go(func() { _ = s.http.Serve(l) })
 	return s, nil
@@ -258,6 +259,19 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = w.Write(body)
+}
+
+// subscriptions answers in the shape of the view, with one row that everybody
+// has: a group without members.
+func (s *Server) subscriptions(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprint(w, `{"subscriptions":[{"kind":"link","lag":99}`)
+	for shard, g := range s.groups {
+		fmt.Fprintf(w, `,{"kind":"firehose","shard_id":%q,"filter":"all","lag":1,"accepted":%d,"in_flight":%d,"state":"lingers"}`,
+			shard, s.doppler.Head(), g.Open())
+	}
+	fmt.Fprint(w, "]}")
 }
 
 // sources answers in the shape of the view, with what the log holds.

@@ -49,7 +49,7 @@ func seedMessages(f *testing.F) [][]byte {
 	l := d.NewLink()
 	l.Watch(&streampb.Watch{Start: &streampb.LinkStart{Epoch: 1, Offset: 10}, Add: []*streampb.Watch_Add{{SourceId: "app", Watch: 1}}})
 	var seeds [][]byte
-	for _, make := range []func() ([]byte, error){
+	for _, message := range []func() ([]byte, error){
 		func() ([]byte, error) { return l.Next(10) },
 		d.FinMessage,
 		func() ([]byte, error) { return d.History("app", nil) },
@@ -61,7 +61,7 @@ func seedMessages(f *testing.F) [][]byte {
 			return stream.AppendBatchMeta(nil, &streampb.Batch{Gaps: []*streampb.Gap{{SourceId: "app", From: 10, To: 12, Count: 2, ClassCounts: []uint64{2}}, {}}})
 		},
 	} {
-		msg, err := make()
+		msg, err := message()
 		if err != nil {
 			f.Fatal(err)
 		}
