@@ -69,8 +69,8 @@ type Config struct {
 	MaxElapsed time.Duration
 
 	// Notify, if set, is told what happens to the connection. It is called by
-	// one goroutine, and by Recv to tell Live; both wait for it: it must be
-	// quick and must not call methods of the stream.
+	// one goroutine, and concurrently by Recv to tell Live; both wait for it:
+	// it must be quick and must not call methods of the stream.
 	Notify func(Notice)
 }
 

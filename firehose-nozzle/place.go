@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
@@ -138,11 +139,15 @@ func (p *place) prune(doppler string) {
 
 // cursor returns the place to continue from. It has one entry per Doppler:
 // while something of an epoch waits for its ack, a later epoch is not
-// mentioned, so that its loss would be told.
+// mentioned, so that its loss would be told. What no Doppler would say is left
+// out, for a server would refuse the cursor because of it.
 func (p *place) cursor() *streampb.Cursor {
 	c := &streampb.Cursor{Version: 1}
 	finished := 0
 	for _, name := range slices.SortedFunc(maps.Keys(p.dopplers), cmp.Compare[string]) {
+		if name == "" || len(name) > stream.MaxName || len(c.GetEntries()) == stream.MaxCursorEntries {
+			continue
+		}
 		m := p.dopplers[name][0]
 		over := m.fin && m.open == 0
 		if over {
@@ -151,7 +156,7 @@ func (p *place) cursor() *streampb.Cursor {
 			}
 		}
 		e := &streampb.CursorEntry{
-			Doppler: m.doppler, Epoch: m.epoch, Offset: m.low, Matched: m.matched, Finished: over,
+			Doppler: m.doppler, Epoch: m.epoch, Offset: m.low, Matched: min(m.matched, m.low), Finished: over,
 		}
 		if !p.tail {
 			e.Seen = max(m.seen, m.low)
