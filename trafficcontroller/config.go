@@ -47,7 +47,7 @@ func DefaultConfig() *Config {
 	}
 	return &Config{
 		Name: name, Addr: ":8081", AdminAddr: "127.0.0.1:9081", ResolveInterval: 5 * time.Second,
-		TailQueueBytes: 1 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
+		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
 		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
 	}

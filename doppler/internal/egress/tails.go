@@ -136,10 +136,12 @@ func (l *linkSession) appended() {
 	l.mu.Unlock()
 }
 
+// drained tells whether the link has said everything. One that has not told yet
+// what it watches may want all of this epoch.
 func (l *linkSession) drained() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state == nil || l.state.Drained()
+	return l.state != nil && l.state.Drained()
 }
 
 func (l *linkSession) droppedCount() uint64 {
