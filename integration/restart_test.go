@@ -30,7 +30,9 @@ func TestRestartedDopplerLosesNothing(t *testing.T) {
 		if err := p.Restart(ctx, d); err != nil {
 			t.Fatal(err)
 		}
-		poll(ctx, t, "the reader to be back", func() bool { return members(ctx, t, d, "stays") == 1 })
+		poll(ctx, t, "the readers to be back", func() bool {
+			return members(ctx, t, d, "stays") == 1 && links(ctx, t, d) == 1
+		})
 	}
 	sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 20_000})
 	complete(ctx, t, "Firehose", reader, sent)

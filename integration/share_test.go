@@ -54,23 +54,40 @@ func (g *group) waitMembers(ctx context.Context, t *testing.T, p *pipeline.Pipel
 	}
 }
 
-// members counts the members of a subscription that a Doppler shows.
-func members(ctx context.Context, t *testing.T, d *pipeline.Service, shard string) int {
+// subscription is what a service shows of a reader.
+type subscription struct {
+	Kind   string `json:"kind"`
+	Shard  string `json:"shard_id"`
+	Member string `json:"member"` // empty for a group that lingers
+}
+
+func subscriptions(ctx context.Context, t *testing.T, s *pipeline.Service) []subscription {
 	t.Helper()
 	var view struct {
-		Subscriptions []struct {
-			Shard string `json:"shard_id"`
-			Kind  string `json:"kind"`
-			// Lingering groups are shown without a member.
-			Member string `json:"member"`
-		} `json:"subscriptions"`
+		Subscriptions []subscription `json:"subscriptions"`
 	}
-	body := get(ctx, t, "http://"+d.Addrs[pipeline.Admin]+"/subscriptions", http.StatusOK)
+	body := get(ctx, t, "http://"+s.Addrs[pipeline.Admin]+"/subscriptions", http.StatusOK)
 	if err := json.Unmarshal([]byte(body), &view); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
-	n := 0
-	for _, s := range view.Subscriptions {
+	return view.Subscriptions
+}
+
+// links counts the tail links of a Doppler.
+func links(ctx context.Context, t *testing.T, d *pipeline.Service) (n int) {
+	t.Helper()
+	for _, s := range subscriptions(ctx, t, d) {
+		if s.Kind == "link" {
+			n++
+		}
+	}
+	return n
+}
+
+// members counts the members of a subscription at a Doppler.
+func members(ctx context.Context, t *testing.T, d *pipeline.Service, shard string) (n int) {
+	t.Helper()
+	for _, s := range subscriptions(ctx, t, d) {
 		if s.Shard == shard && s.Kind == "firehose" && s.Member != "" {
 			n++
 		}

@@ -16,12 +16,16 @@ import (
 // tails of one busy app, on two Dopplers.
 func TestTailsGetTheirAppAndNothingElse(t *testing.T) {
 	const apps, copies = 1000, 100
-	perApp, busyCount, rate := uint64(20), uint64(20_000), 5000.0
+	perApp, busyCount, busyRate := uint64(20), uint64(5000), 1000.0
+	conf := pipeline.Config{Dopplers: 2, Controllers: 1,
+		// A hundred readers of one process may come to read late.
+		ControllerArgs: []string{"--tail-queue-bytes", "64MiB", "--tails-queue-bytes", "512MiB"}}
 	if full {
-		perApp, busyCount = 10*30, 10_000*30
+		perApp, busyCount, busyRate = 5*30, 5000*30, 5000
+		conf.ControllerArgs = nil
 	}
 	ctx := deadline(t)
-	p := start(t, pipeline.Config{Dopplers: 2, Controllers: 1})
+	p := start(t, conf)
 	// From before the first envelope on, so that it does not matter when the
 	// Traffic Controller has joined the source at each Doppler.
 	since := url.Values{"since": {strconv.FormatInt(time.Now().UnixNano(), 10)}}
@@ -46,10 +50,10 @@ func TestTailsGetTheirAppAndNothingElse(t *testing.T) {
 	var both sync.WaitGroup
 	senders := newSenders(4)
 	both.Go(func() {
-		send(ctx, t, senders[:2], p.Dopplers, sending{Plan: many, count: apps * perApp, rate: rate})
+		send(ctx, t, senders[:2], p.Dopplers, sending{Plan: many, count: apps * perApp, rate: 5000})
 	})
 	both.Go(func() {
-		send(ctx, t, senders[2:], p.Dopplers, sending{Plan: busy, count: busyCount, rate: rate})
+		send(ctx, t, senders[2:], p.Dopplers, sending{Plan: busy, count: busyCount, rate: busyRate})
 	})
 	both.Wait()
 	for i, tail := range tails {
