@@ -55,16 +55,13 @@ func (s *Server) serveFirehose(w http.ResponseWriter, r *http.Request) {
 	}
 	conn, err := s.accept(w, r)
 	if err != nil {
-		s.dismiss()
+		s.refuse()
 		return
 	}
 	m := &member{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
 	m.view = newView(r, q.user, q.remote, strconv.FormatUint(id, 10))
 	s.join(m, q)
-	s.pings.Add(conn)
-	s.sessions.Add(2)
-	go m.read()
-	go m.write()
+	s.start(conn, m.read, m.write)
 }
 
 // join finds or makes the group and adds m to it.

@@ -63,6 +63,7 @@ type Server struct {
 	sent     atomic.Uint64 // envelopes written to readers
 	sessions sync.WaitGroup
 	draining atomic.Bool
+	stopped  atomic.Bool // every connection is closed
 	finished atomic.Bool // drained: sessions say fin when they are done
 	counting atomic.Pointer[[]*group]
 
@@ -140,6 +141,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	s.draining.Store(true)
+	s.stopped.Store(true)
 	s.closeSessions()
 	s.sessions.Wait()
 	wg.Wait()
@@ -285,7 +287,27 @@ func (s *Server) admit(w http.ResponseWriter) (id uint64, ok bool) {
 	}
 	s.conns++
 	s.nextConn++
+	s.sessions.Add(1) // until started or dismissed, so that stopping waits
 	return s.nextConn, true
+}
+
+// start runs an admitted session's two goroutines. A server that has stopped
+// meanwhile has not seen the connection: it is closed here.
+func (s *Server) start(conn *stream.Conn, read, write func()) {
+	s.pings.Add(conn)
+	s.sessions.Add(2)
+	go read()
+	go write()
+	if s.stopped.Load() {
+		conn.CloseNow()
+	}
+	s.sessions.Done()
+}
+
+// refuse undoes admit for a connection that did not come about.
+func (s *Server) refuse() {
+	s.dismiss()
+	s.sessions.Done()
 }
 
 func (s *Server) dismiss() {

@@ -36,7 +36,7 @@ func (s *Server) serveTails(w http.ResponseWriter, r *http.Request) {
 	}
 	conn, err := s.accept(w, r)
 	if err != nil {
-		s.dismiss()
+		s.refuse()
 		return
 	}
 	l := &linkSession{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
@@ -44,10 +44,7 @@ func (s *Server) serveTails(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.links[l] = struct{}{}
 	s.mu.Unlock()
-	s.pings.Add(conn)
-	s.sessions.Add(2)
-	go l.read()
-	go l.write()
+	s.start(conn, l.read, l.write)
 }
 
 func (l *linkSession) read() {
