@@ -266,7 +266,7 @@ func (f *frameReader) fitsHeld() bool {
 func (f *frameReader) payloadInPlace() error {
 	size := int(f.head.length)
 	for f.w-f.r < size {
-		n, err := f.src.Read(f.held.mem[f.w:f.r+size])
+		n, err := f.src.Read(f.held.mem[f.w : f.r+size])
 		f.w += n
 		if n == 0 {
 			return broken(err)
