@@ -18,6 +18,10 @@ import (
 // slowHistory is after how long a person is told that history does not come.
 const slowHistory = 5 * time.Second
 
+// readAhead is how much a tail may hold that is not shown yet: a burst of a
+// source must not be lost because a terminal is slower.
+const readAhead = 64 << 20
+
 // logsCommand shows what single sources emit.
 type logsCommand struct {
 	Source []string `arg:"" help:"Source ids: GUIDs of apps, or names of components."`
@@ -103,7 +107,7 @@ func (c *logsCommand) run(ctx context.Context, s Streams) error {
 	if err != nil {
 		return err
 	}
-	config.Types = c.Type
+	config.Types, config.ReadAhead = c.Type, readAhead
 	config.Recent = max(int(c.Recent), c.Tail)
 	if config.Since, err = parseSince(c.Since, time.Now()); err != nil {
 		return err

@@ -62,7 +62,7 @@ func TestATableOfEverything(t *testing.T) {
 lgr top   00:00:02
 1,247 envelopes/s from 2 sources; 2 subscriptions, lag 12,345, dropped 12
 
-DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  REACHES BACK
+DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  AT THIS RATE
 d1            1,247     1,500  1,000     1.5 MiB  256.0 MiB          43 s
 
 SOURCE  PER SECOND  ENVELOPES      BYTES  HELD

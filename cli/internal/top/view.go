@@ -105,7 +105,7 @@ func (t *table) limit(n int) {
 }
 
 func ringTable(now *Reading) table {
-	t := table{titles: []string{"DOPPLER", " PER SECOND", " TAKEN IN", " HELD", " BYTES HELD", " OF", " REACHES BACK"}}
+	t := table{titles: []string{"DOPPLER", " PER SECOND", " TAKEN IN", " HELD", " BYTES HELD", " OF", " AT THIS RATE"}}
 	for _, r := range now.Rings {
 		t.rows = append(t.rows, []string{
 			r.Doppler, rate(r.Rate), count(r.Head), count(r.Head - min(r.Oldest, r.Head)), size(r.HeldBytes), size(r.RingBytes), span(r.HeldSeconds),
