@@ -2,11 +2,14 @@ package integration
 
 import (
 	"bytes"
+	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/a1ea6966/loggregator/integration/pipeline"
 	"github.com/a1ea6966/loggregator/integration/process"
 )
 
@@ -38,12 +41,75 @@ func TestOperatorsGuideNamesEveryFlag(t *testing.T) {
 				if !described[f] {
 					t.Errorf("%s: the guide does not describe %s", name, f)
 				}
+				checkDefault(t, name, f, line, section)
 			}
 		}
 		for f := range described {
 			if !known[f] && !strings.Contains(help.String(), f+" ") {
 				t.Errorf("%s: the guide describes %s, which does not exist", name, f)
 			}
+		}
+	}
+}
+
+// checkDefault checks that a row of the guide has the default of the help,
+// where that is the same on every machine and not said elsewhere.
+func checkDefault(t *testing.T, name, flag, help, section string) {
+	t.Helper()
+	_, value, ok := strings.Cut(help, "(default ")
+	if !ok || flag == "--name" || flag == "--ring-bytes" {
+		return
+	}
+	value = strings.TrimSuffix(strings.TrimSpace(value), ")")
+	for row := range strings.Lines(section) {
+		if !strings.HasPrefix(row, "|") || !strings.Contains(row, "`"+flag+"`") {
+			continue
+		}
+		if columns := strings.Split(row, "|"); !strings.Contains(row, "see above") &&
+			!strings.Contains(row, "as everywhere") && !slices.Contains(strings.FieldsFunc(columns[2], isSeparator), value) {
+			t.Errorf("%s: the guide says the default of %s is %q, the help says %q", name, flag, strings.TrimSpace(columns[2]), value)
+		}
+	}
+}
+
+func isSeparator(r rune) bool { return r == ' ' || r == ',' }
+
+// TestOperatorsGuideNamesEveryMetric holds the guide to what is exported.
+func TestOperatorsGuideNamesEveryMetric(t *testing.T) {
+	ctx := deadline(t)
+	text, err := os.ReadFile("../docs/operators.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1})
+	nozzle := launch(t, process.Nozzle, process.Command{Args: []string{
+		"--addr", p.URL(0), "--subscription", "s", "--admin-addr", "127.0.0.1:0",
+	}})
+	listening, err := nozzle.Listening(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := regexp.MustCompile(`\b(doppler|trafficcontroller|firehose_nozzle)_[a-z_]+\b`)
+	exported := make(map[string]bool)
+	for _, addr := range []string{
+		p.Dopplers[0].Addrs[pipeline.Admin], p.Controllers[0].Addrs[pipeline.Admin], listening[pipeline.Admin],
+	} {
+		for line := range strings.Lines(get(ctx, t, "http://"+addr+"/metrics", http.StatusOK)) {
+			if name := own.FindString(line); strings.HasPrefix(line, "# TYPE") && name != "" {
+				exported[name] = true
+			}
+		}
+	}
+	described := make(map[string]bool)
+	for _, name := range own.FindAllString(string(text), -1) {
+		described[name] = true
+		if !exported[name] && !strings.HasPrefix(name, "doppler_proxy") {
+			t.Errorf("the guide describes %s, which does not exist", name)
+		}
+	}
+	for name := range exported {
+		if !described[name] {
+			t.Errorf("the guide does not describe %s", name)
 		}
 	}
 }
