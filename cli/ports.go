@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -50,10 +51,10 @@ func planPorts(dopplers, offset int, random bool) upPorts {
 
 // check returns all ports that are taken, joined, in plain words. It is only
 // for a better message: between it and the start a port may still be lost.
-func (p upPorts) check() error {
+func (p upPorts) check(ctx context.Context) error {
 	var faults []error
 	look := func(addr, whose string) {
-		l, err := net.Listen("tcp", addr)
+		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 		if err == nil {
 			l.Close()
 			return

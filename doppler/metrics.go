@@ -20,10 +20,9 @@ type collector struct {
 }
 
 type metric struct {
-	desc   *prometheus.Desc
-	typ    prometheus.ValueType
-	value  func(*snapshot) float64
-	labels []string
+	desc  *prometheus.Desc
+	typ   prometheus.ValueType
+	value func(*snapshot) float64
 }
 
 func newCollector(d *Doppler) *collector {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -48,7 +49,7 @@ func (f *Faults) Address(flag, value string) {
 		f.Addf(flag, fmt.Sprintf("%q", value), "must be host:port or :port")
 		return
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
+	if _, err := net.DefaultResolver.LookupPort(context.Background(), "tcp", port); err != nil {
 		f.Addf(flag, fmt.Sprintf("%q", value), "%q is not a port from 0 to 65535", port)
 	}
 }

@@ -53,7 +53,7 @@ func start(t *testing.T, ringBytes int64, change func(*Config)) *doppler {
 	if change != nil {
 		change(&cfg)
 	}
-	d.server = New(d.log, noRecent{}, cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), func() (uint64, uint64) { return d.log.Head(), 0 })
+	d.server = New(d.log, noRecent{}, cfg, slog.New(slog.DiscardHandler), func() (uint64, uint64) { return d.log.Head(), 0 })
 	d.http = httptest.NewServer(d.server.Handler())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

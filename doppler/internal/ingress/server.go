@@ -167,7 +167,6 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.StaticConnWindowSize(int32(s.connWindow())),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.WriteBufferSize(writeBuffer),
-		grpc.SharedWriteBuffer(true),
 		grpc.ConnectionTimeout(10 * time.Second),
 		experimental.BufferPool(s.pool),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -197,6 +196,8 @@ func (s *Server) service() *grpc.ServiceDesc {
 }
 
 // send is the unary call with one batch.
+//
+//nolint:revive // gRPC decides the order of a handler's parameters
 func (s *Server) send(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	str, err := s.admit(false)
 	if err != nil {

@@ -59,9 +59,6 @@ func (s *segment) reset(first uint64) {
 	s.published.Store(0)
 }
 
-// end is the offset after the last published one.
-func (s *segment) end() uint64 { return s.first + uint64(s.published.Load()) }
-
 func (s *segment) start(i int) uint32 {
 	if i == 0 {
 		return 0

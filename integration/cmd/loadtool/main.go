@@ -74,7 +74,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.Tails, "tails", 0, "tails, of the sources in turn")
 	f.Float64Var(&s.Rate, "rate", 50_000, "envelopes per second, where the mode does not choose")
 	f.DurationVar(&s.For, "for", 10*time.Second, "how long to measure")
-	f.StringVar(&s.RingBytes, "ring-bytes", "256MiB", "each Doppler's ring")
+	f.StringVar(&s.RingBytes, "ring-bytes", "1GiB", "each Doppler's ring")
 	f.BoolVar(&s.TLS, "tls", false, "TLS everywhere")
 	f.StringVar(&s.Profiles, "profiles", "", "directory for CPU profiles (steady, max)")
 	f.StringVar(&s.programs, "programs", "", "directory of built programs (default: build them)")
