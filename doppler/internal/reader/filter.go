@@ -66,34 +66,36 @@ func (f Filter) Key() string {
 // matcher applies a filter to the ring's index.
 type matcher struct {
 	all     bool
+	any     bool // of any source
 	mask    envelope.ClassMask
-	numbers map[uint32]struct{} // nil: any source
+	numbers []uint64 // of the sources, one bit each; they are kept by Ref
 	names   []string
 }
 
 func newMatcher(f Filter, sources []*ring.Source) matcher {
-	m := matcher{mask: f.Mask, names: f.Names}
-	if f.Sources != nil {
-		m.numbers = make(map[uint32]struct{}, len(sources))
-		for _, s := range sources {
-			m.numbers[s.Number()] = struct{}{}
+	m := matcher{mask: f.Mask, names: f.Names, any: f.Sources == nil}
+	for _, s := range sources {
+		word := int(s.Number() / 64)
+		if word >= len(m.numbers) {
+			m.numbers = append(m.numbers, make([]uint64, word+1-len(m.numbers))...)
 		}
+		m.numbers[word] |= 1 << (s.Number() % 64)
 	}
-	m.all = f.Mask == envelope.AllClasses && m.numbers == nil && m.names == nil
+	m.all = f.Mask == envelope.AllClasses && m.any && m.names == nil
 	return m
 }
 
 func (m *matcher) match(c ring.Chunk, i int) bool {
-	if m.all {
-		return true
-	}
-	if !m.mask.Has(c.Class(i)) {
-		return false
-	}
-	if m.numbers != nil {
-		if _, ok := m.numbers[c.Source(i)]; !ok {
-			return false
-		}
-	}
-	return m.names == nil || envelope.MatchName(c.Envelope(i), m.names)
+	return m.selects(c.Class(i), c.Source(i)) && (m.names == nil || envelope.MatchName(c.Envelope(i), m.names))
+}
+
+// selects is the part of match that needs the index alone.
+func (m *matcher) selects(class envelope.Class, number uint32) bool {
+	return m.mask.Has(class) && (m.any || m.has(number))
+}
+
+// has tells whether the source with this number is selected.
+func (m *matcher) has(number uint32) bool {
+	word := int(number / 64)
+	return word < len(m.numbers) && m.numbers[word]>>(number%64)&1 != 0
 }

@@ -46,12 +46,7 @@ func (g *Group) ahead(m *Member) *Member {
 	if len(g.members) == 1 {
 		return nil
 	}
-	var lowest *Member
-	for _, o := range g.members {
-		if o != m && (lowest == nil || o.served < lowest.served) && g.available(o) && g.ready(o) {
-			lowest = o
-		}
-	}
+	lowest := g.first(m)
 	if lowest == nil {
 		return nil
 	}
@@ -139,7 +134,7 @@ func (g *Group) nextAgain(m *Member, out *Grant) (*lease, Status) {
 			}
 		}
 		out.Count = l.open
-		out.Deltas = deltas(nil, g.runs)
+		out.Deltas = deltas(g.runs, l.open)
 		return l, Granted
 	}
 	return nil, Idle
@@ -176,7 +171,7 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 		}
 		l := &lease{
 			first: c.First + uint64(g.runs[0].i), count: count, open: count,
-			matched: g.matched, deltas: deltas(nil, g.runs),
+			matched: g.matched, deltas: deltas(g.runs, count),
 		}
 		if g.seen > l.first {
 			l.again = true
@@ -212,12 +207,8 @@ func (g *Group) hand(now time.Time, m *Member, l *lease, out *Grant) {
 	g.pending = g.pending[:0]
 	out.Lease, out.Redelivered, out.Next = l.id, l.again, g.next
 	out.Gaps = slices.Clone(l.gaps)
-	for _, r := range g.runs {
-		if out.held {
-			b := out.chunk.Bytes(r.i, r.j)
-			out.Pieces = append(out.Pieces, b)
-			out.Bytes += len(b)
-		}
+	if out.held {
+		out.Pieces, out.Bytes = pieces(out.chunk, g.runs)
 	}
 	out.Low, out.LowMatched = g.low()
 	m.sent = append(m.sent, sentBytes{l.id, out.Bytes})

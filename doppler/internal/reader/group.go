@@ -57,6 +57,7 @@ type Group struct {
 	members []*Member
 	acking  int   // members that ack for themselves
 	runs    []run // scratch of Next
+	wake    [1]*Member
 
 	start   uint64 // matched when the group was made
 	acked   uint64 // envelopes
@@ -158,7 +159,7 @@ func (g *Group) Leave(m *Member) (wake []*Member) {
 		}
 	}
 	m.leases = nil
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 // Members is the number of members.
@@ -169,20 +170,34 @@ func (g *Group) ready(m *Member) bool {
 	if m.blocked || m.out > 0 && m.out+g.cfg.LeaseBytes > g.cfg.WindowBytes {
 		return false
 	}
-	return g.next-m.oldestOpen(g.next) <= g.cfg.WindowOffsets()
+	open := m.oldestOpen(g.next)
+	return open == g.next || g.next-open <= g.cfg.WindowOffsets()
 }
 
-// wakeable returns the members whose last Next gave nothing and that should
-// try again.
-func (g *Group) wakeable() []*Member {
-	var wake []*Member
-	for _, m := range g.members {
-		if m.waiting && g.available(m) && g.ready(m) {
-			m.waiting = false
-			wake = append(wake, m)
+// first returns the member other than m whose turn it is: of those that could
+// take what there is, the one that was served least. It may be nil.
+func (g *Group) first(m *Member) *Member {
+	var lowest *Member
+	for _, o := range g.members {
+		if o != m && (lowest == nil || o.served < lowest.served) && g.available(o) && g.ready(o) {
+			lowest = o
 		}
 	}
-	return wake
+	return lowest
+}
+
+// wakeNext returns the member whose turn it is if its last Next gave nothing.
+// One is enough: its grant wakes the one after it.
+func (g *Group) wakeNext() []*Member { return g.rouse(g.first(nil)) }
+
+// rouse returns m in a list if it waits. The list is good until the next call.
+func (g *Group) rouse(m *Member) []*Member {
+	if m == nil || !m.waiting {
+		return nil
+	}
+	m.waiting = false
+	g.wake[0] = m
+	return g.wake[:]
 }
 
 // available tells whether there may be something for m.
@@ -194,14 +209,14 @@ func (g *Group) available(m *Member) bool {
 // members that ack for themselves, only they.
 func (g *Group) mayAgain(m *Member) bool { return m.acking || g.acking == 0 }
 
-// Appended says that the ring has grown. It returns the members to wake: none
-// when nothing of what is new matches.
+// Appended says that the ring has grown. It returns the member to wake: none
+// when nothing of what is new matches, or when it is awake.
 func (g *Group) Appended() (wake []*Member) {
 	if len(g.again) == 0 && len(g.pending) == 0 && !g.match.all && g.anyWaiting() {
 		g.settle()
 		g.skipAhead()
 	}
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 func (g *Group) anyWaiting() bool {
@@ -245,30 +260,26 @@ func (g *Group) Low() (off, matched uint64) {
 }
 
 // Next grants m its next batch. The first result is valid with Granted only.
-// wake names other members that should call Next now.
+// wake names another member that should call Next now; like every list of
+// members to wake it is good until the next call.
 func (g *Group) Next(now time.Time, m *Member) (grant Grant, status Status, wake []*Member) {
 	g.settle()
 	if !g.ready(m) {
 		m.waiting = true
-		return Grant{}, Full, g.wakeable()
+		return Grant{}, Full, g.wakeNext()
 	}
 	if o := g.ahead(m); o != nil {
 		m.waiting = true
-		if o.waiting {
-			// It has what it waited for, a gap perhaps that was found just now.
-			o.waiting = false
-			wake = append(wake, o)
-		}
-		return Grant{}, Wait, wake
+		return Grant{}, Wait, g.rouse(o)
 	}
 	m.waiting = false
 	status = g.grant(now, m, &grant)
 	switch status {
 	case Granted:
-		wake = g.wakeable()
+		wake = g.wakeNext()
 	case Idle:
 		m.waiting = true
-		wake = g.wakeable() // there may be something that only others may have
+		wake = g.wakeNext() // there may be something that only others may have
 	}
 	return grant, status, wake
 }

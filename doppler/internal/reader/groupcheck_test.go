@@ -56,6 +56,9 @@ func (x *groupModel) checkLow() {
 		first = min(first, i)
 		break
 	}
+	if off < x.start {
+		s.fault("low is %d below the start %d", off, x.start)
+	}
 	if off > first {
 		s.fault("low is %d but %d is not settled", off, first)
 	}

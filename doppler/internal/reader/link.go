@@ -363,11 +363,9 @@ func (l *Link) scan(c ring.Chunk, b *LinkBatch) int {
 	}
 	if b.Count > 0 {
 		b.First = c.First + uint64(l.runs[0].i)
-		b.Deltas = deltas(nil, l.runs)
+		b.Deltas = deltas(l.runs, b.Count)
 		b.Watches, b.Classes = l.marks, l.class
-		for _, r := range l.runs {
-			b.Pieces = append(b.Pieces, c.Bytes(r.i, r.j))
-		}
+		b.Pieces, _ = pieces(c, l.runs)
 	}
 	return i
 }

@@ -174,7 +174,6 @@ var linkPlants = []linkPlant{
 func TestPlantedLinkBugsAreFound(t *testing.T) {
 	for _, p := range linkPlants {
 		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
 			for seed := uint64(1); seed <= plantSeeds; seed++ {
 				if found(func() []string { return runLink(t, seed, p.do) }) {
 					t.Logf("found with seed %d", seed)

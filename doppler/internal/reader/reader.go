@@ -8,6 +8,8 @@
 package reader
 
 import (
+	"sort"
+
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
@@ -36,9 +38,17 @@ type run struct{ i, j int }
 // it has looked.
 func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes, maxLook int) (_ []run, count, looked int) {
 	n := min(c.Len(), maxLook)
+	if m.all {
+		count = min(n, maxCount)
+		if c.Size(0, count) > maxBytes {
+			count = max(1, sort.Search(count, func(i int) bool { return c.Size(0, i+1) > maxBytes }))
+		}
+		return append(runs, run{0, count}), count, count
+	}
 	bytes := 0
 	for i := range n {
-		if !m.match(c, i) {
+		// Not by way of match, which is not inlined.
+		if !m.selects(c.Class(i), c.Source(i)) || m.names != nil && !m.match(c, i) {
 			continue
 		}
 		size := c.Size(i, i+1)
@@ -56,12 +66,13 @@ func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes, maxLook int
 	return runs, count, n
 }
 
-// deltas appends the distances between the offsets of runs when they are not
-// contiguous, and nothing when they are.
-func deltas(dst []uint32, runs []run) []uint32 {
+// deltas returns the distances between the offsets of count envelopes in runs
+// when they are not contiguous, and nothing when they are.
+func deltas(runs []run, count int) []uint32 {
 	if len(runs) < 2 {
-		return dst
+		return nil
 	}
+	dst := make([]uint32, 0, count-1)
 	prev := runs[0].i
 	for _, r := range runs {
 		for i := r.i; i < r.j; i++ {
@@ -72,6 +83,16 @@ func deltas(dst []uint32, runs []run) []uint32 {
 		}
 	}
 	return dst
+}
+
+// pieces appends the records of runs, in as few pieces as there are runs.
+func pieces(c ring.Chunk, runs []run) (list [][]byte, size int) {
+	list = make([][]byte, len(runs))
+	for i, r := range runs {
+		list[i] = c.Bytes(r.i, r.j)
+		size += len(list[i])
+	}
+	return list, size
 }
 
 func classCounts(c *ring.Counts) []uint64 {

@@ -63,7 +63,7 @@ func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
 	if !m.acking {
 		g.ackSent(m, id)
 	}
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 // ackSent acks what a member has been granted up to a lease.
@@ -90,7 +90,7 @@ func (g *Group) ackSent(m *Member, id uint64) {
 // grant at once; a blocked member does not hold up its peers.
 func (g *Group) SetBlocked(m *Member, blocked bool) (wake []*Member) {
 	m.blocked = blocked
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 // Ack takes responsibility for the offsets first to last, inclusive.
@@ -113,7 +113,7 @@ func (g *Group) Ack(now time.Time, m *Member, first, last uint64) (wake []*Membe
 		g.ackLease(m, l, first, last)
 	}
 	g.low()
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 func (g *Group) ackLease(m *Member, l *lease, first, last uint64) {
@@ -171,7 +171,7 @@ func (g *Group) Expire(now time.Time) (wake []*Member) {
 		}
 		g.giveBack(l)
 	}
-	return g.wakeable()
+	return g.wakeNext()
 }
 
 func later(a, b time.Time) time.Time {
