@@ -231,16 +231,14 @@ func (m *member) write() {
 			g.mu.Unlock()
 			return
 		}
-		head := m.server.log.Head()
+		// Idle before the ring is looked at: what is appended after that look
+		// finds the session idle and wakes it.
+		g.idle.Add(1)
 		grant, status, wake := g.state.Next(time.Now(), m.state)
 		g.signal(wake)
 		waits := status != reader.Granted && status != reader.More
-		if waits {
-			g.idle.Add(1)
-			if m.server.log.Head() != head {
-				// The waker may have looked before the line above.
-				g.signal(g.state.Appended())
-			}
+		if !waits {
+			g.idle.Add(-1)
 		}
 		fin := m.server.finished.Load() && g.state.Drained()
 		g.mu.Unlock()

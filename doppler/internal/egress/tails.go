@@ -151,22 +151,20 @@ func (l *linkSession) droppedCount() uint64 {
 	return dropped
 }
 
-// next returns the next batch; ok is false when there is nothing to say.
+// next returns the next batch; ok is false when there is nothing to say. The
+// session is idle before the ring is looked at: what is appended after that
+// look finds it idle and wakes it.
 func (l *linkSession) next() (b reader.LinkBatch, ok, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.idle.Store(true)
 	if l.state == nil {
-		l.idle.Store(true)
 		return b, false, false
 	}
 	b, more = l.state.Next()
 	ok = b.Count > 0 || len(b.Watching) > 0 || len(b.Gaps) > 0
-	if !ok && !more {
-		l.idle.Store(true)
-		if l.state.Appended() {
-			// The waker may have looked before the line above.
-			l.wake.signal()
-		}
+	if ok || more {
+		l.idle.Store(false)
 	}
 	return b, ok, more
 }
