@@ -85,7 +85,13 @@ func start(t *testing.T, args ...string) *process {
 		defer close(done)
 		p.code <- cli.Run(ctx, args, cli.Streams{Out: &p.out, Err: &p.err})
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if t.Failed() {
+			t.Logf("lgr %s said:\n%s", strings.Join(args, " "), p.err.String())
+		}
+	})
 	return p
 }
 

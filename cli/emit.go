@@ -114,7 +114,7 @@ func (c *emitCommand) run(ctx context.Context, s Streams) error {
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, abort) })()
 	fleet, err := emit.DialAll(sending, c.Addr, config)
 	if err != nil {
-		return fmt.Errorf("%w (is it running? lgr up starts one)", err)
+		return withHint(err)
 	}
 	start := time.Now()
 	end, sendErr := c.send(ctx, s, fleet)

@@ -152,7 +152,7 @@ func TestLogsComeBackAfterALostConnection(t *testing.T) {
 	p.err.wait(t, "lost (", 1)
 	srv.Push(logOf("a", 2, "after"))
 	p.out.wait(t, "after", 1)
-	p.err.wait(t, "connected again to "+strings.Replace(srv.Addr(), "ws", "http", 1), 1)
+	p.err.wait(t, "connected to "+strings.Replace(srv.Addr(), "ws", "http", 1), 1)
 	p.stop()
 	p.end(t)
 	if strings.Count(p.out.String(), "\n") != 2 || strings.Count(p.err.String(), "lost (") != 1 {
@@ -167,6 +167,12 @@ func TestLogsSayWhatIsWrongAtTheStart(t *testing.T) {
 		t.Errorf("nobody there: exit %d, stderr %q", code, said)
 	}
 	srv := serveFirehose(t)
+	srv.Refuse(2, http.StatusServiceUnavailable, "the Dopplers are being connected")
+	srv.Push(logOf("a", 1, "one"))
+	code, out, said = lgr(t.Context(), nil, "logs", "a", "--recent", "--addr", srv.Addr())
+	if code != 0 || strings.Count(out, "\n") != 1 || strings.Count(said, "does not take us yet (") != 1 || !strings.Contains(said, "-- connected to") {
+		t.Errorf("not yet: exit %d, stderr %q, stdout %q", code, said, out)
+	}
 	srv.Refuse(1, http.StatusBadRequest, "recent: 99999 is more than 10000")
 	code, _, said = lgr(t.Context(), nil, "logs", "a", "--recent=99999", "--addr", srv.Addr())
 	if code != 1 || !strings.Contains(said, "recent: 99999 is more than 10000") {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
@@ -165,8 +167,9 @@ func newLink(addr string, w *show, streams int) *link {
 	return &link{addr: addr, show: w, state: make([]linkState, streams)}
 }
 
-// take handles a notice or an end. The first connection must succeed: who
-// mistyped an address wants to know.
+// take handles a notice or an end. There must be a server from the beginning:
+// who mistyped an address wants to know. But it may be one that has not begun
+// yet, or has too much to do.
 func (l *link) take(e event) error {
 	st := &l.state[e.from]
 	switch {
@@ -180,23 +183,32 @@ func (l *link) take(e event) error {
 		lost := st.lostAt
 		st.once, st.lostAt = true, time.Time{}
 		if !lost.IsZero() && l.lost() == 0 {
-			return l.show.notice("connected again to %s after %s", l.addr, time.Since(lost).Round(100*time.Millisecond))
+			return l.show.notice("connected to %s after %s", l.addr, time.Since(lost).Round(100*time.Millisecond))
 		}
 	case nozzle.Disconnected:
-		if !st.once {
-			return fmt.Errorf("cannot reach the Traffic Controller at %s: %w (is it running? lgr up starts one)", l.addr, fault(n.Err))
+		if !st.once && !refused(n.Err) {
+			return withHint(fmt.Errorf("cannot reach the Traffic Controller at %s: %w", l.addr, fault(n.Err)))
 		}
 		if st.lostAt.IsZero() {
 			first := l.lost() == 0
 			st.lostAt = time.Now()
-			if first {
+			switch {
+			case first && st.once:
 				return l.show.notice("connection to %s lost (%v); trying again", l.addr, fault(n.Err))
+			case first:
+				return l.show.notice("%s does not take us yet (%v); trying again", l.addr, fault(n.Err))
 			}
 		}
 	case nozzle.DopplerLeft:
 		return l.show.notice("Doppler %s has left; nothing of what it had is missing", n.Doppler)
 	}
 	return nil
+}
+
+// refused says that there is a server, and that it wants us to come back.
+func refused(err error) bool {
+	e := (*nozzle.Error)(nil)
+	return errors.As(err, &e) && e.Status != 0
 }
 
 // lost is the number of streams without a connection.
@@ -208,6 +220,14 @@ func (l *link) lost() int {
 		}
 	}
 	return n
+}
+
+// withHint says what to do when nobody listens.
+func withHint(err error) error {
+	if strings.Contains(err.Error(), syscall.ECONNREFUSED.Error()) {
+		return fmt.Errorf("%w (is it running? lgr up starts one)", err)
+	}
+	return err
 }
 
 // fault takes the SDK's wrapping off an error.

@@ -65,17 +65,13 @@ func (c *upCommand) check() error {
 }
 
 func (c *upCommand) run(ctx context.Context, s Streams) error {
-	u := &stack{command: c, streams: s}
+	u := &stack{command: c, streams: s, ready: make(chan struct{})}
 	u.log = slog.New(slog.NewTextHandler(s.Err, &slog.HandlerOptions{Level: &u.level}))
 	if err := u.level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
 	defer u.removeCerts()
-	if err := u.prepare(); err != nil {
-		return err
-	}
-	if err := u.banner(); err != nil {
-		u.giveUp()
+	if err := u.prepare(ctx); err != nil {
 		return err
 	}
 	if err := u.run(ctx); err != nil {

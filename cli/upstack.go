@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -33,18 +34,19 @@ type stack struct {
 	temporary  bool   // certs is ours
 	dopplers   []*doppler.Doppler
 	controller *trafficcontroller.TrafficController
-	town       *demo.Town // nil without demo apps
+	town       *demo.Town    // nil without demo apps
+	ready      chan struct{} // closed when all is connected and people know
 }
 
 // prepare makes everything and binds its ports.
-func (u *stack) prepare() error {
+func (u *stack) prepare(ctx context.Context) error {
 	c := u.command
 	if err := u.makeCerts(); err != nil {
 		return err
 	}
 	ports := planPorts(c.Dopplers, c.PortOffset, c.RandomPorts)
 	if !c.RandomPorts {
-		if err := ports.check(); err != nil {
+		if err := ports.check(ctx); err != nil {
 			return err
 		}
 	}
@@ -152,14 +154,66 @@ func (u *stack) run(ctx context.Context) error {
 	for i, d := range u.dopplers {
 		g.Add(fmt.Sprintf("Doppler %d", i+1), d.Run)
 	}
+	g.Add("start", u.announce)
 	if u.town != nil {
 		g.Add("demo apps", u.demo)
 	}
 	return g.Run(ctx)
 }
 
+// announce tells people when everything is connected, and waits for the end.
+func (u *stack) announce(ctx context.Context) error {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	slow := time.NewTimer(5 * time.Second)
+	defer slow.Stop()
+	for !u.connected(ctx) {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-slow.C:
+			notice(u.streams, "still waiting for the Traffic Controller to reach a Doppler; --log-level info says more")
+		case <-ticker.C:
+		}
+	}
+	if err := u.banner(); err != nil {
+		return err
+	}
+	close(u.ready)
+	<-ctx.Done()
+	return nil
+}
+
+// connected asks the Traffic Controller whether it is ready.
+func (u *stack) connected(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+u.controller.AdminAddr()+"/ready", nil)
+	if err != nil {
+		return false
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	res.Body.Close()
+	return res.StatusCode == http.StatusOK
+}
+
+// isReady waits until everything is connected, or for the end.
+func (u *stack) isReady(ctx context.Context) bool {
+	select {
+	case <-u.ready:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // demo lets the apps log until ctx ends.
 func (u *stack) demo(ctx context.Context) error {
+	if !u.isReady(ctx) {
+		return nil
+	}
 	config := emit.Config{Notice: func(text string) { notice(u.streams, text) }}
 	if u.certs != "" {
 		trust, err := mtls.Client(mtls.SetFiles(u.certs, mtls.NameMetron), mtls.NameDoppler)
@@ -182,6 +236,9 @@ func (u *stack) demo(ctx context.Context) error {
 // tail shows the apps' logs until ctx ends. The connection is not worth a
 // word here.
 func (u *stack) tail(ctx context.Context) error {
+	if !u.isReady(ctx) {
+		return nil
+	}
 	c := &logsCommand{Source: u.town.Sources(), Type: []string{"log"}, Reader: readerFlags{Addr: u.url()}, quiet: true}
 	c.Show.Color = string(render.ColourAuto)
 	if u.certs != "" {
