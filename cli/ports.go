@@ -54,7 +54,7 @@ func planPorts(dopplers, offset int, random bool) upPorts {
 func (p upPorts) check(ctx context.Context) error {
 	var faults []error
 	look := func(addr, whose string) {
-		l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 		if err == nil {
 			l.Close()
 			return
