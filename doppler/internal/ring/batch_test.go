@@ -19,14 +19,32 @@ type batch struct {
 	msg     []byte
 	recs    []envelope.Record
 	entries []entry
+	ids     map[string]uint32 // where source ids lie in msg
+	strange int               // every so many envelopes the record is not canonical
 }
 
 func (b *batch) add(source string, class envelope.Class, env []byte) *batch {
-	rec := envelope.Record{Start: uint32(len(b.msg)), Hash: envelope.HashSource(source), Class: class}
-	b.msg = append(b.msg, env...)
+	at, ok := b.ids[source]
+	if !ok {
+		if b.ids == nil {
+			b.ids = map[string]uint32{}
+		}
+		at = uint32(len(b.msg))
+		b.ids[source] = at
+		b.msg = append(b.msg, source...)
+	}
+	rec := envelope.Record{
+		Hash: envelope.HashSource(source), Class: class, SourceStart: at, SourceEnd: at + uint32(len(source)),
+		Canonical: b.strange == 0 || len(b.recs)%b.strange != 0,
+	}
+	if rec.Canonical {
+		b.msg = envelope.AppendRecord(b.msg, env)
+	} else {
+		b.msg = append(b.msg, 0x0a, 0x80|byte(len(env)&0x7f), byte(len(env)>>7)) // too long a length
+		b.msg = append(b.msg, env...)
+	}
 	rec.End = uint32(len(b.msg))
-	b.msg = append(b.msg, source...)
-	rec.SourceStart, rec.SourceEnd = rec.End, uint32(len(b.msg))
+	rec.Start = rec.End - uint32(len(env))
 	b.recs = append(b.recs, rec)
 	b.entries = append(b.entries, entry{source, class, env})
 	return b

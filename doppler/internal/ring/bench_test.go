@@ -82,7 +82,7 @@ func report(b *testing.B, envelopes int, began time.Duration) {
 func BenchmarkAppend(b *testing.B) {
 	for _, bench := range []struct{ per, sources int }{{100, 1000}, {100, 1}, {100, 50_000}, {1, 1000}} {
 		b.Run(fmt.Sprintf("batch=%d/sources=%d", bench.per, bench.sources), func(b *testing.B) {
-			batches := benchBatches(b, max(4000, bench.sources), bench.per, bench.sources)
+			batches := benchBatches(b, max(1000, bench.sources), bench.per, bench.sources)
 			r := benchRing(b)
 			fill(r, batches)
 			b.ReportAllocs()
@@ -99,7 +99,7 @@ func BenchmarkAppend(b *testing.B) {
 
 // BenchmarkAppendParallel has two appenders and somebody who evicts ahead.
 func BenchmarkAppendParallel(b *testing.B) {
-	batches := benchBatches(b, 4000, 100, 1000)
+	batches := benchBatches(b, 1000, 100, 1000)
 	r := benchRing(b)
 	fill(r, batches)
 	done := make(chan struct{})
@@ -131,7 +131,7 @@ func BenchmarkAppendParallel(b *testing.B) {
 
 // BenchmarkAcquire measures a look at one run of envelopes.
 func BenchmarkAcquire(b *testing.B) {
-	batches := benchBatches(b, 4000, 100, 1000)
+	batches := benchBatches(b, 1000, 100, 1000)
 	r := benchRing(b)
 	fill(r, batches)
 	span := r.Head() - r.Oldest()
@@ -160,7 +160,7 @@ func BenchmarkEvict(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer r.Close()
-			batches := benchBatches(b, 4000, 100, 1000)
+			batches := benchBatches(b, 1000, 100, 1000)
 			fill(r, batches)
 			b.ReportAllocs()
 			var spent time.Duration

@@ -131,7 +131,7 @@ func (m *model) step() {
 }
 
 func (m *model) append() {
-	b := &batch{}
+	b := &batch{strange: m.rng.IntN(4)}
 	for range m.rng.IntN(12) {
 		n := m.rng.IntN(50)
 		if m.rng.IntN(30) == 0 {

@@ -178,9 +178,8 @@ func (r *Ring) Append(msg []byte, recs []envelope.Record) uint64 {
 	r.appendMu.Lock()
 	first := r.head.Load()
 	off := first
-	for i := range recs {
-		r.appendOne(msg, &recs[i], off)
-		off++
+	for i := 0; i < len(recs); i = int(off - first) {
+		off += uint64(r.appendRun(msg, recs[i:], off))
 	}
 	r.publish(off)
 	r.appendMu.Unlock()
@@ -193,19 +192,44 @@ func (r *Ring) Append(msg []byte, recs []envelope.Record) uint64 {
 	return first
 }
 
-// appendOne is called with appendMu held.
-func (r *Ring) appendOne(msg []byte, rec *envelope.Record, off uint64) {
-	env := msg[rec.Start:rec.End]
-	seg := r.active
-	need := len(env) + maxRecordHeader
+// appendRun copies the first of recs, and with it those behind it that lie in
+// msg as the ring holds them and fit into the same segment. It returns how many
+// they are. appendMu is held.
+func (r *Ring) appendRun(msg []byte, recs []envelope.Record, off uint64) int {
+	seg, rec := r.active, &recs[0]
+	need := int(rec.End-rec.Start) + maxRecordHeader
 	if seg == nil || int(seg.fill)+need > len(seg.data) || int(seg.written) == len(seg.index) {
 		r.publish(off)
 		seg = r.nextSegment(off, need)
 	}
+	if !rec.Canonical {
+		end := seg.fill + uint32(putRecord(seg.data[seg.fill:], msg[rec.Start:rec.End]))
+		r.index(seg, msg, rec, off, end)
+		return 1
+	}
+	start := rec.Start - recordHead(rec.End-rec.Start)
+	room := start + uint32(len(seg.data)) - seg.fill
+	most := min(len(recs), len(seg.index)-int(seg.written))
+	n := 1
+	for ; n < most; n++ {
+		next := &recs[n]
+		behind := next.Canonical && next.Start-recordHead(next.End-next.Start) == recs[n-1].End
+		if !behind || next.End > room {
+			break
+		}
+	}
+	shift := seg.fill - start
+	copy(seg.data[seg.fill:], msg[start:recs[n-1].End])
+	for i := range recs[:n] {
+		r.index(seg, msg, &recs[i], off+uint64(i), recs[i].End+shift)
+	}
+	return n
+}
+
+// index counts an envelope whose record lies behind the last one of seg, up to
+// end. appendMu is held.
+func (r *Ring) index(seg *segment, msg []byte, rec *envelope.Record, off uint64, end uint32) {
 	src := r.sources.lookup(rec.Hash, msg[rec.SourceStart:rec.SourceEnd], off)
-	at := seg.fill
-	n := putRecord(seg.data[at:], env)
-	end := at + uint32(n)
 	ix := &seg.index[seg.written]
 	ix.end = end
 	ix.source = src.number
@@ -216,12 +240,13 @@ func (r *Ring) appendOne(msg []byte, rec *envelope.Record, off uint64) {
 			ix.prev = uint32(d)
 		}
 	}
+	size := uint64(end - seg.fill)
 	src.used = true
 	src.last = off
 	src.appended[rec.Class]++
-	src.appendedBytes += uint64(n)
+	src.appendedBytes += size
 	r.classes[rec.Class]++
-	r.bytes += uint64(n)
+	r.bytes += size
 	seg.fill = end
 	seg.written++
 }

@@ -83,7 +83,7 @@ func TestRecordsAreCanonical(t *testing.T) {
 	defer r.Close()
 	for i, n := range []int{0, 1, 127, 128, 16383, 16384, 1<<21 - 1, 1 << 21} {
 		env := sized(n, byte(i))
-		off := (&batch{}).add("s", envelope.Event, env).to(r)
+		off := (&batch{strange: i % 2}).add("s", envelope.Event, env).to(r)
 		c, err := r.Acquire(off)
 		if err != nil {
 			t.Fatal(err)

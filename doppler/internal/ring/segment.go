@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"math/bits"
 	"sync/atomic"
 	"unsafe"
 
@@ -67,6 +68,9 @@ func (s *segment) start(i int) uint32 {
 }
 
 func (s *segment) publishedBytes() uint32 { return s.start(int(s.published.Load())) }
+
+// recordHead is the size of tag and length of an envelope in a record.
+func recordHead(size uint32) uint32 { return 1 + uint32(bits.Len32(size|1)+6)/7 }
 
 // putRecord writes env as a field-1 record and returns its size. dst has room.
 func putRecord(dst, env []byte) int {
