@@ -203,6 +203,63 @@ func TestSlowMembersShed(t *testing.T) {
 	}
 }
 
+// Who joins late gets its share from then on, not what it has missed.
+func TestLateMembersGetTheirShare(t *testing.T) {
+	w := roomy(t)
+	s := newServer(t, w, 2, true)
+	appendLogs(w, 6000)
+	s.run(t)
+	late := s.join(true)
+	for range 60 {
+		appendLogs(w, 100)
+		s.run(t)
+	}
+	if late.got < 1900 || late.got > 2100 {
+		t.Errorf("the late member got %d of 6000 that three share", late.got)
+	}
+}
+
+// A member that may have what was granted before is woken when the one before
+// it looked in vain for something new.
+func TestReturnedLeasesWaitForNobody(t *testing.T) {
+	w := roomy(t)
+	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"mine"}}, Config{}, Start{})
+	defer g.Close()
+	gone, acking := g.Join(w.now, true), g.Join(w.now, true)
+	w.logs("mine", 10)
+	for _, m := range []*Member{gone, acking} {
+		w.logs("mine", 10)
+		grant, status, _ := g.Next(w.now, m)
+		if status != Granted {
+			t.Fatalf("status %v", status)
+		}
+		grant.Release()
+	}
+	auto := g.Join(w.now, false)
+	auto.served--
+	for _, m := range []*Member{auto, acking} {
+		if _, status, _ := g.Next(w.now, m); status != Idle {
+			t.Fatalf("status %v", status)
+		}
+	}
+	w.logs("foreign", 10)
+	if wake := g.Leave(gone); len(wake) != 1 || wake[0] != auto {
+		t.Fatalf("woke %d, want the one whose turn it is", len(wake))
+	}
+	if _, status, _ := g.Next(w.now, acking); status != Wait {
+		t.Fatalf("status %v", status)
+	}
+	_, status, wake := g.Next(w.now, auto)
+	if status != Idle || len(wake) != 1 || wake[0] != acking {
+		t.Fatalf("status %v, woke %d", status, len(wake))
+	}
+	grant, status, _ := g.Next(w.now, acking)
+	if status != Granted || !grant.Redelivered {
+		t.Errorf("status %v, granted %+v", status, grant)
+	}
+	grant.Release()
+}
+
 func appendLogs(w *world, n int) {
 	for range n {
 		w.append(w.make("a", 0, 0))
@@ -410,24 +467,37 @@ func TestLingeringGroupDrains(t *testing.T) {
 	}
 }
 
-// The loss that a cursor of another epoch means is told, first and once.
+// The loss that a cursor of another epoch means is told, first and once, until
+// the batch that says it is in the client's socket.
 func TestLossOfAnEpochIsToldOnce(t *testing.T) {
-	w := roomy(t)
-	appendLogs(w, 5)
-	g := NewGroup(w.log, everything(), Config{}, Start{Place: PlaceOrigin, Lost: streampb.Gap_DOPPLER_LOST})
-	defer g.Close()
-	m := g.Join(w.now, true)
-	grant, _, _ := g.Next(w.now, m)
-	grant.Release()
-	if len(grant.Gaps) != 1 || grant.Gaps[0].Reason != streampb.Gap_DOPPLER_LOST || grant.Gaps[0].Precision != streampb.Gap_UNKNOWN || grant.Count != 5 {
-		t.Fatalf("granted %+v with gaps %s", grant, show(grant.Gaps))
-	}
-	if off, _ := g.Low(); off != 0 {
-		t.Errorf("low is %d before anything is acked", off)
-	}
-	g.Ack(w.now, m, 0, 4)
-	g.Sent(m, grant.Lease)
-	if off, _ := g.Low(); off != 5 || !g.Drained() {
-		t.Errorf("low is %d, drained %v", off, g.Drained())
+	for _, held := range []uint64{0, 5} {
+		w := roomy(t)
+		appendLogs(w, int(held))
+		g := NewGroup(w.log, everything(), Config{}, Start{Place: PlaceOrigin, Lost: streampb.Gap_DOPPLER_LOST})
+		defer g.Close()
+		tell := func(m *Member) Grant {
+			grant, _, _ := g.Next(w.now, m)
+			grant.Release()
+			if len(grant.Gaps) != 1 || grant.Gaps[0].Reason != streampb.Gap_DOPPLER_LOST ||
+				grant.Gaps[0].Precision != streampb.Gap_UNKNOWN || grant.Count != int(held) {
+				t.Fatalf("granted %+v with gaps %s", grant, show(grant.Gaps))
+			}
+			return grant
+		}
+		first := g.Join(w.now, true)
+		tell(first)
+		g.Leave(first)
+		m := g.Join(w.now, true)
+		m.nextID = 7
+		grant := tell(m)
+		g.Sent(m, grant.Lease-1)
+		if g.Drained() || len(g.told) != 1 {
+			t.Errorf("%d held: drained before the loss is known to be told", held)
+		}
+		g.Sent(m, grant.Lease)
+		g.Ack(w.now, m, 0, held)
+		if off, _ := g.Low(); off != held || !g.Drained() {
+			t.Errorf("%d held: low is %d, drained %v", held, off, g.Drained())
+		}
 	}
 }

@@ -170,8 +170,11 @@ func (x *groupModel) granted(m *simMember, g *Grant, mark uint64) {
 	l := &simLease{id: g.Lease, member: m, offs: offs, granted: s.now}
 	x.checkWindows(m, mark)
 	x.checkBatch(g, offs)
-	for _, gap := range g.Gaps {
+	for i, gap := range g.Gaps {
 		x.gap(l, gap)
+		if i > 0 && gap.From < g.Gaps[i-1].To {
+			s.fault("gaps out of order: %s", show(g.Gaps))
+		}
 	}
 	fresh := len(offs) > 0 && x.state[offs[0]] == lagging
 	for _, off := range offs {

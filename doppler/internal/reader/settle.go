@@ -103,8 +103,7 @@ func (g *Group) Ack(now time.Time, m *Member, first, last uint64) (wake []*Membe
 		}
 	}
 	from := sort.Search(len(g.leases), func(i int) bool {
-		l := g.leases[i]
-		return l.end() > first || l.count == 0 && l.first >= first
+		return g.leases[i].end() > first
 	})
 	for _, l := range g.leases[from:] {
 		if l.first > last {
@@ -231,12 +230,9 @@ func (g *Group) settleLeases(oldest uint64) {
 	}
 }
 
-// giveUp turns what is not acked of a lost lease into a gap. The gaps that
-// came with it were told and stay so.
+// giveUp turns what is not acked of a lost lease into a gap. The lease has no
+// gaps of its own any more.
 func (g *Group) giveUp(l *lease) {
-	if l.done {
-		return
-	}
 	if i := l.firstOpen(); i < l.count {
 		g.miss(&Gap{
 			From: l.offset(i), To: l.end(), Count: uint64(l.open),
@@ -244,7 +240,7 @@ func (g *Group) giveUp(l *lease) {
 		})
 	}
 	l.ackAll()
-	l.done = len(l.gaps) == 0
+	l.done = true
 }
 
 // evicted returns the oldest offset that the group can read, and the matching
@@ -274,8 +270,14 @@ func (g *Group) miss(gap *Gap) {
 	g.pending = slices.Insert(g.pending, at, gap)
 }
 
-// openBetween tells whether a lease that begins in [from, to) is not settled.
+// openBetween tells whether a lease or a gap that begins in [from, to) is not
+// settled: it might yet have to be told.
 func (g *Group) openBetween(from, to uint64) bool {
+	for _, gap := range g.told {
+		if gap.From >= from && gap.From < to {
+			return true
+		}
+	}
 	i := sort.Search(len(g.leases), func(i int) bool { return g.leases[i].first >= from })
 	for ; i < len(g.leases) && g.leases[i].first < to; i++ {
 		if g.leases[i].open > 0 {

@@ -125,6 +125,14 @@ func TestCursorOfAForgottenSource(t *testing.T) {
 		"two sources, too many before": {two, func(_ *world, n uint64) Start {
 			return Start{Place: PlaceOffset, Offset: n, Matched: 60}
 		}, 0, true, Gap{Precision: streampb.Gap_UNKNOWN}, 0},
+		"at its second birth": {one, func(w *world, _ uint64) Start {
+			s, _ := w.log.Find("s")
+			return Start{Place: PlaceOffset, Offset: s.BornAt(), Matched: 5}
+		}, 0, true, Gap{Count: 7}, 0},
+		"too many before, some held": {two, func(w *world, n uint64) Start {
+			w.logs("s", 3)
+			return Start{Place: PlaceOffset, Offset: n, Matched: 60}
+		}, 0, true, Gap{Precision: streampb.Gap_UNKNOWN}, 3},
 		"still held": {one, func(w *world, _ uint64) Start {
 			return Start{Place: PlaceOffset, Offset: w.head() - 2, Matched: 5}
 		}, 0, false, Gap{}, 2},
@@ -176,8 +184,13 @@ func TestCursorThatLies(t *testing.T) {
 	if a := g.Account(); a.Lag > 3 {
 		t.Errorf("account %+v", a)
 	}
-	w.churn("a")
 	_, granted := tellAll(g, w)
+	if want := (Account{Accepted: 3, Acked: 3}); granted != 3 || g.Account() != want {
+		t.Errorf("account %+v, want %+v", g.Account(), want)
+	}
+	w.churn("a")
+	_, more := tellAll(g, w)
+	granted += more
 	if a := g.Account(); a.Lag != 0 || a.Acked != uint64(granted) || a.Accepted > w.head() {
 		t.Errorf("account %+v after %d", a, granted)
 	}
