@@ -129,6 +129,10 @@ func TestCursorOfAForgottenSource(t *testing.T) {
 			s, _ := w.log.Find("s")
 			return Start{Place: PlaceOffset, Offset: s.BornAt(), Matched: 5}
 		}, 0, true, Gap{Count: 7}, 0},
+		"two sources, still held": {two, func(w *world, _ uint64) Start {
+			s, _ := w.log.Find("s")
+			return Start{Place: PlaceOffset, Offset: s.BornAt(), Matched: 6}
+		}, 0, false, Gap{}, 7},
 		"too many before, some held": {two, func(w *world, n uint64) Start {
 			w.logs("s", 3)
 			return Start{Place: PlaceOffset, Offset: n, Matched: 60}
@@ -188,6 +192,14 @@ func TestCursorThatLies(t *testing.T) {
 	if want := (Account{Accepted: 3, Acked: 3}); granted != 3 || g.Account() != want {
 		t.Errorf("account %+v, want %+v", g.Account(), want)
 	}
+	m := g.Join(w.now, true)
+	w.logs("a", 1)
+	if grant, _, _ := g.Next(w.now, m); grant.Redelivered {
+		t.Error("a new envelope is marked redelivered")
+	} else {
+		grant.Release()
+	}
+	g.Leave(m)
 	w.churn("a")
 	_, more := tellAll(g, w)
 	granted += more
