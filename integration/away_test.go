@@ -109,8 +109,14 @@ func TestReaderThatWasAway(t *testing.T) {
 			if test.only == load.AnySource {
 				poll(ctx, t, "the member at the Doppler", func() bool { return members(ctx, t, p.Dopplers[0], "goes-away") == 1 })
 			}
+			// The Doppler has to know too: what it hands to a member that is
+			// leaving is told as a gap of its own.
+			leave := func() {
+				c.leave(t)
+				poll(ctx, t, "the member to be gone", func() bool { return members(ctx, t, p.Dopplers[0], "goes-away") == 0 })
+			}
 			c.accounted(ctx, t, expected(1000))
-			c.leave(t)
+			leave()
 			meanwhile := expected(20_000)
 			c.come(ctx, t)
 			c.accounted(ctx, t, meanwhile)
@@ -120,7 +126,7 @@ func TestReaderThatWasAway(t *testing.T) {
 					l.Missing, l.Repeated, l.Foreign, c.gaps)
 			}
 
-			c.leave(t)
+			leave()
 			meanwhile = expected(400_000)
 			c.come(ctx, t)
 			c.accounted(ctx, t, meanwhile)
