@@ -162,7 +162,7 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 			return nil, Idle
 		}
 		var count, n int
-		g.runs, count, n = g.match.pick(c, g.runs[:0], g.leaseEnvelopes(), g.cfg.LeaseBytes, maxLook)
+		g.runs, count, n = g.match.pick(c, g.runs[:0], g.leaseEnvelopes(), g.cfg.LeaseBytes)
 		if count == 0 {
 			c.Release()
 			g.advance(uint64(n), 0)

@@ -76,8 +76,8 @@ func TestPickFindsTheSame(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			runs, count, looked := all.pick(part, nil, maxCount, maxBytes, maxLook)
-			wantRuns, wantCount, wantLooked := loop.pick(part, nil, maxCount, maxBytes, maxLook)
+			runs, count, looked := all.pick(part, nil, maxCount, maxBytes)
+			wantRuns, wantCount, wantLooked := loop.pick(part, nil, maxCount, maxBytes)
 			part.Release()
 			if !slices.Equal(runs, wantRuns) || count != wantCount || looked != wantLooked {
 				t.Fatalf("at most %d and %d bytes: %v, %d, %d, want %v, %d, %d",
@@ -92,7 +92,7 @@ func TestMatcherOfNothing(t *testing.T) {
 	w.logs("s", 3)
 	m := newMatcher(Filter{Mask: envelope.AllClasses, Sources: []string{}}, nil)
 	eachChunk(t, w, func(c ring.Chunk) {
-		if runs, count, looked := m.pick(c, nil, 10, 1000, maxLook); runs != nil || count != 0 || looked != 3 {
+		if runs, count, looked := m.pick(c, nil, 10, 1000); runs != nil || count != 0 || looked != 3 {
 			t.Errorf("picked %v, %d, looked at %d", runs, count, looked)
 		}
 	})

@@ -36,7 +36,7 @@ type run struct{ i, j int }
 // pick collects matching envelopes of c, at most max envelopes and bytes, but
 // at least one. It returns the runs, how many envelopes they hold, and how far
 // it has looked.
-func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes, maxLook int) (_ []run, count, looked int) {
+func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes int) (_ []run, count, looked int) {
 	n := min(c.Len(), maxLook)
 	if m.all {
 		count = min(n, maxCount)
