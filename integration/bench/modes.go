@@ -143,11 +143,10 @@ func (o Options) seek(ctx context.Context, b *Bench) (Result, error) {
 	good, bad := 0.0, 1.3*r.SentRate
 	rate := min(r.SentRate, r.DeliveredRate)
 	for good == 0 || bad/good > accuracy {
-		r, err := b.measure(ctx, "", o.send(rate, tryFor))
+		r, err := o.try(ctx, b, rate)
 		if err != nil {
 			return r, err
 		}
-		o.sayf("  %.0f/s: sent %.0f/s, lost %d, behind by %s", rate, r.SentRate, r.Lost, r.Drain.Round(time.Millisecond))
 		if lossless(r) {
 			good = rate
 		} else {
@@ -168,6 +167,21 @@ func (o Options) seek(ctx context.Context, b *Bench) (Result, error) {
 		o.sayf("  %.0f/s does not hold for %s: lost %d, behind by %s", good, o.For, r.Lost, r.Drain.Round(time.Millisecond))
 		good *= 0.95
 	}
+}
+
+// try measures a rate, and once more when that did not go well: something else
+// on the machine may have been in the way.
+func (o Options) try(ctx context.Context, b *Bench, rate float64) (r Result, err error) {
+	for range 2 {
+		if r, err = b.measure(ctx, "", o.send(rate, tryFor)); err != nil {
+			return r, err
+		}
+		o.sayf("  %.0f/s: sent %.0f/s, lost %d, behind by %s", rate, r.SentRate, r.Lost, r.Drain.Round(time.Millisecond))
+		if lossless(r) {
+			break
+		}
+	}
+	return r, nil
 }
 
 // FlatOut lets the senders send all they can, and says how the delivered rate
