@@ -82,7 +82,7 @@ func (g *Group) grant(now time.Time, m *Member, out *Grant) Status {
 			continue
 		}
 		if l == nil && len(g.pending) > 0 {
-			l = &lease{first: g.next, matched: g.matched}
+			l = &lease{first: g.next, mark: g.next, matched: g.matched}
 			g.leases = append(g.leases, l)
 			out.First, out.Matched = l.first, l.matched
 			status = Granted
@@ -115,6 +115,7 @@ func (g *Group) nextAgain(m *Member, out *Grant) (*lease, Status) {
 		}
 		g.again = g.again[1:]
 		out.chunk, out.held = c, true
+		l.mark = g.next
 		g.runs = g.runs[:0]
 		idx := l.firstOpen()
 		out.First, out.Matched = l.offset(idx), l.matched+uint64(idx)
@@ -171,7 +172,7 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 		}
 		l := &lease{
 			first: c.First + uint64(g.runs[0].i), count: count, open: count,
-			matched: g.matched, deltas: deltas(g.runs, count),
+			mark: g.next, matched: g.matched, deltas: deltas(g.runs, count),
 		}
 		if g.seen > l.first {
 			l.again = true

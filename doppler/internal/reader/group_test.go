@@ -260,6 +260,49 @@ func TestReturnedLeasesWaitForNobody(t *testing.T) {
 	grant.Release()
 }
 
+// What comes back is old, but the window for acks counts from when it was
+// granted: a client that acks seldom gets all of it in a row.
+func TestReturnedLeasesFitTheWindow(t *testing.T) {
+	w := roomy(t)
+	cfg := Config{LeaseEnvelopes: 10, WindowOffsets: func() uint64 { return 200 }}
+	g := NewGroup(w.log, everything(), cfg, Start{})
+	defer g.Close()
+	dead, alive := g.Join(w.now, true), g.Join(w.now, true)
+	take := func(m *Member, ack bool) (n int) {
+		for {
+			grant, status, _ := g.Next(w.now, m)
+			if status != Granted {
+				return n
+			}
+			n += grant.Count
+			grant.Release()
+			g.Sent(m, grant.Lease)
+			if ack {
+				g.Ack(w.now, m, grant.First, grant.Next-1)
+			}
+		}
+	}
+	g.SetBlocked(alive, true)
+	appendLogs(w, 150)
+	if n := take(dead, false); n != 150 {
+		t.Fatalf("granted %d of 150", n)
+	}
+	g.SetBlocked(alive, false)
+	g.SetBlocked(dead, true)
+	appendLogs(w, 2000)
+	if n := take(alive, true); n != 2000 {
+		t.Fatalf("granted %d of 2000", n)
+	}
+	g.Leave(dead)
+	if n := take(alive, false); n != 150 {
+		t.Errorf("granted %d of the 150 that came back", n)
+	}
+	appendLogs(w, 1000)
+	if n := take(alive, false); n < 190 || n > 210 {
+		t.Errorf("granted %d more with a window of 200", n)
+	}
+}
+
 func appendLogs(w *world, n int) {
 	for range n {
 		w.append(w.make("a", 0, 0))

@@ -42,6 +42,7 @@ type simLease struct {
 	offs    []uint64
 	gaps    []*simGap
 	granted time.Time
+	mark    uint64 // of the group
 }
 
 // simGap is a gap as it was told.
@@ -180,6 +181,9 @@ func (x *groupModel) granted(m *simMember, g *Grant, mark uint64) {
 	for _, off := range offs {
 		x.grantOne(off, fresh, g)
 	}
+	if l.mark = g.Next; fresh {
+		l.mark = offs[0]
+	}
 	m.leases = append(m.leases, l)
 	for i, state := range x.state {
 		if state == dropped && x.told[i] == nil {
@@ -274,11 +278,11 @@ func (x *groupModel) checkWindows(m *simMember, mark uint64) {
 		s.fault("granted with %d bytes unsent and a window of %d", out, s.cfg.WindowBytes)
 	}
 	for _, l := range m.leases {
-		if len(l.offs) == 0 || l.offs[0] > mark || !x.open(l) {
+		if l.mark > mark || !x.open(l) {
 			continue
 		}
-		if mark-l.offs[0] > s.windows {
-			s.fault("granted %d with %d unacked and a window of %d", mark, l.offs[0], s.windows)
+		if mark-l.mark > s.windows {
+			s.fault("granted at %d with a lease of %d unacked and a window of %d", mark, l.mark, s.windows)
 		}
 		break
 	}

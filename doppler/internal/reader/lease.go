@@ -21,6 +21,7 @@ type lease struct {
 	gaps    []*Gap
 
 	member  *Member // nil while it waits to be leased again
+	mark    uint64  // where the group was when it was granted, for the window of acks
 	id      uint64
 	granted time.Time
 	again   bool // was granted before

@@ -33,9 +33,10 @@ func (m *Member) Acking() bool { return m.acking }
 // it.
 func (m *Member) Counters() (granted, acked uint64) { return m.granted, m.acked }
 
-// oldestOpen returns the offset of the member's oldest envelope that is not
-// acked, or next when there is none. What is lost counts only for a client that
-// acks: otherwise it is under way, which the byte window bounds.
+// oldestOpen returns where the group was when the member was granted the oldest
+// of what it has not acked, or next when there is nothing. What is lost counts
+// only for a client that acks: otherwise it is under way, which the byte window
+// bounds.
 func (m *Member) oldestOpen(next uint64) uint64 {
 	for len(m.leases) > 0 && !m.leases[0].with(m) {
 		m.leases[0] = nil
@@ -43,7 +44,7 @@ func (m *Member) oldestOpen(next uint64) uint64 {
 	}
 	for _, l := range m.leases {
 		if l.with(m) && (m.acking || !l.lost) {
-			return l.first
+			return l.mark
 		}
 	}
 	return next

@@ -288,10 +288,14 @@ func (g *Group) openBetween(from, to uint64) bool {
 }
 
 // placeOf returns where gap belongs among the pending ones, which are in the
-// order of offsets.
+// order of offsets, those of unknown size first.
 func (g *Group) placeOf(gap *Gap) int {
 	at := len(g.pending)
-	for at > 0 && g.pending[at-1].From > gap.From {
+	for at > 0 {
+		p := g.pending[at-1]
+		if p.From < gap.From || p.From == gap.From && p.To <= gap.To {
+			break
+		}
 		at--
 	}
 	return at
