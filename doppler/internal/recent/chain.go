@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/internal/offheap"
 )
 
 // Envelopes of one (source, class) lie one after another in a chain of blocks
@@ -45,7 +46,7 @@ type blocks struct {
 }
 
 func newBlocks(n int) blocks {
-	return blocks{data: mapMemory(n * blockSize), about: make([]block, n+1), fresh: 1}
+	return blocks{data: offheap.Map(n * blockSize), about: make([]block, n+1), fresh: 1}
 }
 
 func (b *blocks) bytes(n uint32) []byte { return b.data[(int(n)-1)*blockSize : int(n)*blockSize] }

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/internal/offheap"
 )
 
 // Config is what New needs.
@@ -110,7 +111,7 @@ func (s *Store) Close() {
 		return
 	}
 	s.closed = true
-	unmapMemory(s.blocks.data)
+	offheap.Unmap(s.blocks.data)
 	s.blocks, s.shares, s.sources = blocks{}, shares{}, make(map[string]*source)
 	s.used, s.held = 0, 0
 }

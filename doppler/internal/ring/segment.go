@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/internal/offheap"
 )
 
 const (
@@ -47,11 +48,11 @@ type segment struct {
 func segmentBytes(size, indexLen int) int64 { return int64(size) + int64(indexLen)*recordBytes }
 
 func newSegment(size, indexLen int) *segment {
-	return &segment{data: mapMemory(size), index: make([]indexRecord, indexLen)}
+	return &segment{data: offheap.Map(size), index: make([]indexRecord, indexLen)}
 }
 
 func (s *segment) unmap() {
-	unmapMemory(s.data)
+	offheap.Unmap(s.data)
 	s.data, s.index = nil, nil
 }
 
