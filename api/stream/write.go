@@ -68,6 +68,60 @@ func (c *Conn) WriteFrames(bufs [][]byte, release func(spilled bool), timeout ti
 	return nil
 }
 
+// Unwritten is what a socket has not taken of the frames of TryWriteFrames.
+type Unwritten struct {
+	conn *Conn
+	rest *Buffer
+}
+
+// TryWriteFrames is WriteFrames without waiting: it writes what the socket
+// takes at once. What it does not take is copied to rest, which has to be
+// finished, by any goroutine; until then nobody else can write. After it has
+// returned bufs are not used. With ok false nothing was written, because the
+// socket cannot be asked (TLS) or somebody else is writing: WriteFrames can.
+func (c *Conn) TryWriteFrames(bufs [][]byte) (rest *Unwritten, ok bool, err error) {
+	if c.raw == nil {
+		return nil, false, nil
+	}
+	select {
+	case c.lock <- struct{}{}:
+	default:
+		return nil, false, nil
+	}
+	if c.fault != nil || c.closing.Load() {
+		<-c.lock
+		return nil, false, nil
+	}
+	total := 0
+	for _, b := range bufs {
+		total += len(b)
+	}
+	n, err := tryWrite(c.raw, bufs)
+	if err == nil && n < total {
+		return &Unwritten{c, gather(bufs, n, total)}, true, nil
+	}
+	if err != nil {
+		err = c.writeFailed("write frames", err)
+	}
+	c.unlock()
+	return nil, true, err
+}
+
+// Finish writes the rest. It blocks, and fails, as WriteFrames does.
+func (u *Unwritten) Finish(timeout time.Duration) error {
+	if timeout <= 0 {
+		timeout = controlTimeout
+	}
+	c := u.conn
+	defer c.unlock()
+	err := c.writeBlocking(context.Background(), u.rest.Bytes(), timeout)
+	u.rest.Release()
+	if err != nil {
+		return c.writeFailed("write frames", err)
+	}
+	return nil
+}
+
 // gather copies what comes after the first skip bytes of bufs.
 func gather(bufs [][]byte, skip, total int) *Buffer {
 	rest := NewBuffer(total - skip)

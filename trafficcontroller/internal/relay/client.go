@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,10 +29,16 @@ type Client struct {
 	sent, bytes, gaps, missed atomic.Uint64
 
 	written sync.WaitGroup // of the writer
+	due     *time.Timer    // when what is owed is to be paid
 
-	// owned by the writer
-	owing []*member // that owe their Doppler something
-	bufs  [][]byte
+	// guarded by writing, which is taken before mu
+	writing sync.Mutex
+	owing   []*member // that owe their Doppler something
+	bufs    [][]byte
+	batch   []item            // being written
+	size    int               // bytes of batch
+	rest    *stream.Unwritten // of batch: the writer's to finish
+	fault   error             // nothing can be written any more
 
 	// guarded by mu
 	mu       sync.Mutex
@@ -70,7 +77,8 @@ func (c *Client) hello() error {
 	return nil
 }
 
-// push queues a message; it owns the buffer.
+// push queues a message; it owns the buffer. What the socket takes at once is
+// written here and now: to wake the writer would cost more. It does not wait.
 func (c *Client) push(i item) {
 	c.mu.Lock()
 	if c.ended {
@@ -81,7 +89,21 @@ func (c *Client) push(i item) {
 	c.queue = append(c.queue, i)
 	c.queued += i.buf.Len()
 	c.mu.Unlock()
-	c.signal()
+	for c.waits() && c.writing.TryLock() {
+		ok := c.tryWrite()
+		c.writing.Unlock()
+		if !ok {
+			c.signal()
+			return
+		}
+	}
+}
+
+// waits tells whether there is something to write.
+func (c *Client) waits() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) > 0 && !c.ended
 }
 
 func (c *Client) signal() {
@@ -276,61 +298,108 @@ const (
 	payAfter = 10 * time.Millisecond
 )
 
-// write sends what is queued until the client ends.
-func (c *Client) write() {
-	defer c.written.Done()
-	due := time.NewTimer(payAfter)
-	defer due.Stop()
-	var batch []item
+// tryWrite writes what is queued as long as that needs no waiting. It reports
+// false when the writer has to go on. writing is held.
+func (c *Client) tryWrite() bool {
+	if c.rest != nil || c.fault != nil {
+		return false
+	}
 	for {
 		var ended bool
-		batch, ended = c.take(batch[:0])
-		if ended {
-			c.pay()
+		if c.batch, ended = c.take(c.batch[:0]); ended {
+			return false
+		}
+		if len(c.batch) == 0 {
+			return true
+		}
+		c.gather()
+		rest, ok, err := c.conn.TryWriteFrames(c.bufs)
+		if !ok {
+			c.putBack()
+			return false
+		}
+		c.release()
+		if c.rest, c.fault = rest, err; rest != nil || err != nil {
+			return false
+		}
+		c.settle()
+	}
+}
+
+// write finishes what push could not, and pays what is owed, until the client
+// ends.
+func (c *Client) write() {
+	defer c.written.Done()
+	defer c.due.Stop()
+	for {
+		if ended := c.writeAll(); ended {
 			return
 		}
-		if len(batch) > 0 {
-			owed := len(c.owing) > 0
-			if err := c.writeOut(batch); err != nil {
-				c.failed(err)
-				return
-			}
-			if !owed {
-				due.Reset(payAfter)
-			}
-			continue
+		if c.waits() {
+			continue // came while this goroutine wrote
 		}
 		select {
 		case <-c.wake:
-		case <-due.C:
+		case <-c.due.C:
+			c.writing.Lock()
 			c.pay()
+			c.writing.Unlock()
 		}
 	}
 }
 
-// writeOut hands messages to the socket.
-func (c *Client) writeOut(batch []item) error {
-	c.bufs = c.bufs[:0]
-	size := 0
-	for i := range batch {
-		b := batch[i].buf.Frame()
-		c.bufs = append(c.bufs, b)
-		size += len(b)
-	}
-	err := c.conn.WriteFrames(c.bufs, func(bool) {
-		for i := range batch {
-			batch[i].buf.Release()
+// writeAll writes until nothing is queued; it waits for the socket.
+func (c *Client) writeAll() (ended bool) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.rest != nil {
+		c.fault = c.rest.Finish(c.relay.cfg.StuckTimeout)
+		if c.rest = nil; c.fault == nil {
+			c.settle()
 		}
-		clear(c.bufs)
-	}, c.relay.cfg.StuckTimeout)
-	if err == nil {
-		c.bytes.Add(uint64(size))
-		c.relay.bytes.Add(uint64(size))
-		c.wrote.Store(time.Now().UnixNano())
-		c.settle(batch)
 	}
-	clear(batch)
-	return err
+	for {
+		if c.fault != nil {
+			clear(c.batch)
+			c.failed(c.fault)
+			return true
+		}
+		if c.batch, ended = c.take(c.batch[:0]); ended {
+			c.pay()
+			return true
+		}
+		if len(c.batch) == 0 {
+			return false
+		}
+		c.writeOut()
+	}
+}
+
+// gather lists the frames of the batch.
+func (c *Client) gather() {
+	c.bufs, c.size = c.bufs[:0], 0
+	for i := range c.batch {
+		b := c.batch[i].buf.Frame()
+		c.bufs = append(c.bufs, b)
+		c.size += len(b)
+	}
+}
+
+// release lets go of the buffers of the batch.
+func (c *Client) release() {
+	for i := range c.batch {
+		c.batch[i].buf.Release()
+	}
+	clear(c.bufs)
+}
+
+// writeOut hands the batch to the socket.
+func (c *Client) writeOut() {
+	c.gather()
+	c.fault = c.conn.WriteFrames(c.bufs, func(bool) { c.release() }, c.relay.cfg.StuckTimeout)
+	if c.fault == nil {
+		c.settle()
+	}
 }
 
 // take moves messages from the queue; when the client has ended, it drops them.
@@ -354,6 +423,18 @@ func (c *Client) take(into []item) (_ []item, ended bool) {
 	return into, false
 }
 
+// putBack makes the batch the head of the queue again: it was not written.
+func (c *Client) putBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = slices.Insert(c.queue, 0, c.batch...)
+	for i := range c.batch {
+		c.queued += c.batch[i].buf.Len()
+	}
+	clear(c.batch)
+	c.batch = c.batch[:0]
+}
+
 // dropQueue lets go of what will not be sent. mu is held.
 func (c *Client) dropQueue() {
 	for _, i := range c.queue {
@@ -362,11 +443,15 @@ func (c *Client) dropQueue() {
 	c.queue, c.queued = nil, 0
 }
 
-// settle notes that messages are in the client's socket; their Dopplers have
-// to be told.
-func (c *Client) settle(batch []item) {
-	for i := range batch {
-		it := &batch[i]
+// settle notes that the batch is in the client's socket; its
+// Dopplers have to be told.
+func (c *Client) settle() {
+	c.bytes.Add(uint64(c.size))
+	c.relay.bytes.Add(uint64(c.size))
+	c.wrote.Store(time.Now().UnixNano())
+	owed := len(c.owing) > 0
+	for i := range c.batch {
+		it := &c.batch[i]
 		c.sent.Add(uint64(it.count))
 		c.relay.sent.Add(uint64(it.count))
 		c.gaps.Add(uint64(it.gaps))
@@ -377,6 +462,11 @@ func (c *Client) settle(batch []item) {
 			}
 			m.written(it)
 		}
+	}
+	clear(c.batch)
+	c.batch = c.batch[:0]
+	if !owed && len(c.owing) > 0 {
+		c.due.Reset(payAfter)
 	}
 }
 

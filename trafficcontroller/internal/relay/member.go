@@ -33,7 +33,7 @@ type member struct {
 	window  int
 	batch   streampb.Batch // scratch
 
-	// owned by the client's writer
+	// guarded by the client's writing
 	debt   debt
 	debtTo *stream.Conn
 	out    []byte
@@ -211,8 +211,8 @@ func (m *member) pass(c *stream.Conn, b *stream.Buffer) {
 }
 
 // written notes that a message is in the client's socket, and says so when it
-// is time. For a client that does not ack itself that is the ack. It belongs to
-// the client's writer, as does pay.
+// is time. For a client that does not ack itself that is the ack. The
+// client's writing is held, as it is for pay.
 func (m *member) written(it *item) {
 	if m.debtTo != it.conn {
 		m.pay()

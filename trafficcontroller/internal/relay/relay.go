@@ -98,7 +98,7 @@ type Options struct {
 // Open serves a client until its connection ends. It returns at once.
 func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	c := &Client{
-		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1),
+		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1), due: time.NewTimer(payAfter),
 		members: map[string]*member{}, lost: map[string]time.Time{},
 	}
 	if o.Cursor != "" {
