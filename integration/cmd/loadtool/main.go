@@ -117,8 +117,12 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := s.prepare(ctx, dir); err != nil {
 		return err
 	}
+	machine, err := bench.ThisMachine(ctx)
+	if err != nil {
+		return err
+	}
 	results, err := mode.Run(ctx, s.Options)
-	report := bench.Report{Time: time.Now().UTC(), Machine: bench.ThisMachine(), Results: results}
+	report := bench.Report{Time: time.Now().UTC(), Machine: machine, Results: results}
 	return errors.Join(err, report.WriteTable(os.Stdout), s.write(report))
 }
 
