@@ -140,9 +140,10 @@ func (o Options) seek(ctx context.Context, b *Bench) (Result, error) {
 		return r, err
 	}
 	o.sayf("  all they can: sent %.0f/s, delivered %.0f/s", r.SentRate, r.DeliveredRate)
-	good, bad := 0.0, 1.3*r.SentRate
+	// That was with a ring whose memory had never been written: not the limit.
+	good, bad := 0.0, 0.0 // 0: not found yet
 	rate := min(r.SentRate, r.DeliveredRate)
-	for good == 0 || bad/good > accuracy {
+	for good == 0 || bad == 0 || bad/good > accuracy {
 		r, err := o.try(ctx, b, rate)
 		if err != nil {
 			return r, err
@@ -152,8 +153,13 @@ func (o Options) seek(ctx context.Context, b *Bench) (Result, error) {
 		} else {
 			bad = rate
 		}
-		if rate = (good + bad) / 2; good == 0 {
+		switch {
+		case bad == 0:
+			rate = good * 1.3
+		case good == 0:
 			rate = bad * 0.8
+		default:
+			rate = (good + bad) / 2
 		}
 		if rate < 1000 {
 			return r, errors.New("not even 1,000/s came through without loss")
