@@ -57,7 +57,7 @@ func TestBadInputFromProducers(t *testing.T) {
 		{"large envelope", with(append(good, bytes.Repeat([]byte{0xa2, 1, 1, 0}, 1<<18)...)), "2", `cause="too_large"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			r := start(t, nil)
+			r := start(t, unread)
 			s, err := r.producer().NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true},
 				"/loggregator.v2.Ingress/BatchSender", grpc.ForceCodecV2(bytesCodec{}))
 			if err != nil {
@@ -83,7 +83,7 @@ func TestBadInputFromProducers(t *testing.T) {
 }
 
 func TestBatchOverTheMessageLimit(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	s, err := r.producer().NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true},
 		"/loggregator.v2.Ingress/BatchSender", grpc.ForceCodecV2(bytesCodec{}))
 	if err != nil {
@@ -103,7 +103,7 @@ func TestBatchOverTheMessageLimit(t *testing.T) {
 }
 
 func TestBadRequests(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	upgrade := http.Header{
 		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"},
 		"Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
@@ -157,7 +157,7 @@ func TestBadRequests(t *testing.T) {
 // TestCursorOfAnotherEpoch: the reader gets all of this epoch, and is told
 // that it may have missed some of the other.
 func TestCursorOfAnotherEpoch(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	r.emitLines("app", 0, 10)
 	for _, test := range []struct {
 		name  string
@@ -185,7 +185,7 @@ func TestCursorOfAnotherEpoch(t *testing.T) {
 }
 
 func TestBadClientMessage(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	conn, err := stream.Dial(t.Context(), "ws://"+r.StreamAddr()+stream.PathTails, stream.DialOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -57,6 +57,9 @@ func config() *doppler.Config {
 	return c
 }
 
+// unread is for a Doppler that nobody reads: its drain would wait for readers.
+func unread(c *doppler.Config) { c.DrainGrace = 0 }
+
 func start(t *testing.T, change func(*doppler.Config)) *rig {
 	t.Helper()
 	c := config()
@@ -294,7 +297,10 @@ func TestFromProducerToReader(t *testing.T) {
 // TestRecentOutlivesTheRing: a quiet app's lines are there after the noise of
 // others has run through the ring.
 func TestRecentOutlivesTheRing(t *testing.T) {
-	r := start(t, func(c *doppler.Config) { c.RingBytes, c.MaxEnvelopeBytes, c.RecentLogs = 2<<20, 64<<10, 100 })
+	r := start(t, func(c *doppler.Config) {
+		unread(c)
+		c.RingBytes, c.MaxEnvelopeBytes, c.RecentLogs = 2<<20, 64<<10, 100
+	})
 	r.emitLines("quiet", 0, 50)
 	noise := strings.Repeat("noise ", 100)
 	for r.count(t, "doppler_ring_evicted_total") < 100 {
@@ -371,7 +377,7 @@ func TestSelfMetrics(t *testing.T) {
 }
 
 func TestAdminListener(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	r.emit(logLine("app", "one"))
 	for path, want := range map[string]string{
 		"/health": "ok", "/ready": "ready", "/metrics": "doppler_ingress_envelopes_total 1",
@@ -389,7 +395,7 @@ func TestAdminListener(t *testing.T) {
 }
 
 func TestPortsInUse(t *testing.T) {
-	r := start(t, nil)
+	r := start(t, unread)
 	for flag, change := range map[string]func(*doppler.Config){
 		"grpc-addr":   func(c *doppler.Config) { c.GRPCAddr = r.GRPCAddr() },
 		"stream-addr": func(c *doppler.Config) { c.StreamAddr = r.StreamAddr() },

@@ -94,6 +94,9 @@ const (
 	Gap_RATE_LIMITED Gap_Reason = 6
 	// The cursor was from another epoch or not understood.
 	Gap_CURSOR_UNKNOWN Gap_Reason = 7
+	// More was asked of the past than is given at once: older ones are left
+	// out.
+	Gap_HISTORY_LIMIT Gap_Reason = 8
 )
 
 // Enum value maps for Gap_Reason.
@@ -107,6 +110,7 @@ var (
 		5: "OVER_SHARE",
 		6: "RATE_LIMITED",
 		7: "CURSOR_UNKNOWN",
+		8: "HISTORY_LIMIT",
 	}
 	Gap_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED": 0,
@@ -117,6 +121,7 @@ var (
 		"OVER_SHARE":         5,
 		"RATE_LIMITED":       6,
 		"CURSOR_UNKNOWN":     7,
+		"HISTORY_LIMIT":      8,
 	}
 )
 
@@ -164,6 +169,8 @@ type Batch struct {
 	Hello     *Hello     `protobuf:"bytes,1004,opt,name=hello,proto3" json:"hello,omitempty"`
 	Heartbeat *Heartbeat `protobuf:"bytes,1005,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	// Answers to Watch, on a tail link; true from this place of the stream on.
+	// A tail, the client of a Traffic Controller, gets one with source_id alone
+	// where the history it asked for ends.
 	Watching []*Watching `protobuf:"bytes,1006,rep,name=watching,proto3" json:"watching,omitempty"`
 	// The Doppler is leaving; nothing of this epoch comes after it.
 	Fins          []*Fin `protobuf:"bytes,1007,rep,name=fins,proto3" json:"fins,omitempty"`
@@ -1020,7 +1027,10 @@ type Watch struct {
 	// Watch numbers.
 	Remove []uint32 `protobuf:"varint,3,rep,packed,name=remove,proto3" json:"remove,omitempty"`
 	// First Watch of a link only: where its cursor starts.
-	Start         *LinkStart `protobuf:"bytes,4,opt,name=start,proto3" json:"start,omitempty"`
+	Start *LinkStart `protobuf:"bytes,4,opt,name=start,proto3" json:"start,omitempty"`
+	// More Watches of this resume follow: the link stays at its start until one
+	// without it has come.
+	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1081,6 +1091,13 @@ func (x *Watch) GetStart() *LinkStart {
 		return x.Start
 	}
 	return nil
+}
+
+func (x *Watch) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // LinkStart says where a tail link begins. The default is head.
@@ -1542,7 +1559,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x04next\x18\v \x01(\x04R\x04next\"9\n" +
 	"\x05Lease\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
-	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\xfa\x03\n" +
+	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\x8d\x04\n" +
 	"\x03Gap\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -1556,7 +1573,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\tPrecision\x12\t\n" +
 	"\x05EXACT\x10\x00\x12\f\n" +
 	"\bAT_LEAST\x10\x01\x12\v\n" +
-	"\aUNKNOWN\x10\x02\"\x96\x01\n" +
+	"\aUNKNOWN\x10\x02\"\xa9\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aEVICTED\x10\x01\x12\x0f\n" +
@@ -1567,7 +1584,8 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\n" +
 	"OVER_SHARE\x10\x05\x12\x10\n" +
 	"\fRATE_LIMITED\x10\x06\x12\x12\n" +
-	"\x0eCURSOR_UNKNOWN\x10\a\"\x8c\x02\n" +
+	"\x0eCURSOR_UNKNOWN\x10\a\x12\x11\n" +
+	"\rHISTORY_LIMIT\x10\b\"\x8c\x02\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x16\n" +
@@ -1599,12 +1617,13 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x05watch\x18\x01 \x01(\v2\x1c.loggregator.stream.v1.WatchH\x00R\x05watch\x121\n" +
 	"\x04sent\x18\x02 \x01(\v2\x1b.loggregator.stream.v1.SentH\x00R\x04sent\x12.\n" +
 	"\x03ack\x18\x03 \x01(\v2\x1a.loggregator.stream.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"\x82\x02\n" +
+	"\amessage\"\x96\x02\n" +
 	"\x05Watch\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x122\n" +
 	"\x03add\x18\x02 \x03(\v2 .loggregator.stream.v1.Watch.AddR\x03add\x12\x16\n" +
 	"\x06remove\x18\x03 \x03(\rR\x06remove\x126\n" +
-	"\x05start\x18\x04 \x01(\v2 .loggregator.stream.v1.LinkStartR\x05start\x1a[\n" +
+	"\x05start\x18\x04 \x01(\v2 .loggregator.stream.v1.LinkStartR\x05start\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\x1a[\n" +
 	"\x03Add\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x14\n" +
 	"\x05watch\x18\x02 \x01(\rR\x05watch\x12!\n" +

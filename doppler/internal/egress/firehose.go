@@ -91,6 +91,7 @@ func (s *Server) join(m *member, q firehoseQuery) {
 	m.state = g.state.Join(time.Now(), q.acking)
 	g.sessions[m.state] = m
 	g.mu.Unlock()
+	s.readers.Add(1)
 }
 
 func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }

@@ -61,6 +61,7 @@ type Server struct {
 	accepted func() (accepted, dropped uint64)
 
 	sent     atomic.Uint64 // envelopes written to readers
+	readers  atomic.Uint64 // members and links that ever began to read
 	sessions sync.WaitGroup
 	draining atomic.Bool
 	stopped  atomic.Bool // every connection is closed
@@ -197,12 +198,14 @@ func (s *Server) addGone(g *group) {
 
 // Drain serves until every reader, lingering groups too, has everything that
 // was appended, or ctx ends; a reader may still come back for what it left.
-// Then readers that have it all are told fin, and every connection is closed
-// with "going away". Appends must have ended.
+// While the epoch is young it waits for those who have yet to find it. Then
+// readers that have it all are told fin, and every connection is closed with
+// "going away". Appends must have ended.
 func (s *Server) Drain(ctx context.Context) {
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for !s.drained() {
+	var q quiet
+	for !s.over(&q) {
 		select {
 		case <-poll.C:
 			s.expire(time.Now())
@@ -223,6 +226,30 @@ func (s *Server) Drain(ctx context.Context) {
 		s.closeSessions()
 		<-done
 	}
+}
+
+// settle is how long nothing may happen in a young epoch that is drained until
+// nobody else is waited for.
+const settle = time.Second
+
+// quiet is since when a drain has had nothing to do.
+type quiet struct {
+	since   time.Time
+	readers uint64 // that had come by then
+}
+
+// over tells whether everything is served to everybody. Those who were there
+// before a young epoch may not know of it yet, and would not hear of what it
+// took with it.
+func (s *Server) over(q *quiet) bool {
+	drained, readers := s.drained(), s.readers.Load()
+	if !drained || readers != q.readers || q.since.IsZero() {
+		*q = quiet{time.Now(), readers}
+	}
+	if s.log.Head() == 0 || !s.young() {
+		return drained
+	}
+	return drained && readers > 0 && time.Since(q.since) >= settle
 }
 
 func (s *Server) drained() bool {

@@ -96,6 +96,7 @@ func (l *linkSession) watch(w *streampb.Watch) {
 		start := l.start(w.GetStart())
 		l.resumes = start.Place == reader.PlaceOffset
 		l.state = reader.NewLink(l.server.log, reader.LinkConfig{MaxWatches: l.server.cfg.MaxWatches}, start)
+		l.server.readers.Add(1)
 	}
 	for _, id := range w.GetRemove() {
 		l.state.Remove(id)
@@ -108,6 +109,7 @@ func (l *linkSession) watch(w *streampb.Watch) {
 		}
 		l.state.Add(w.GetRequest(), add.GetWatch(), add.GetSourceId(), resume)
 	}
+	l.state.Hold(w.GetMore())
 	l.wake.signal()
 }
 

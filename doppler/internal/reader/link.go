@@ -47,6 +47,7 @@ type Link struct {
 	bySource map[string]*watch
 	replies  []*streampb.Watching // to go out before the next envelopes
 	gaps     []*Gap               // likewise
+	held     bool                 // reads nothing: more watches of its start are to come
 
 	behind   bool     // sources over their share are skipped
 	demand   uint64   // bytes of watched envelopes in this accounting period
@@ -206,6 +207,10 @@ func (l *Link) Remove(id uint32) {
 	l.log.Unref(w.source)
 }
 
+// Hold keeps the cursor where it is, but for what the ring lets go of, until
+// it is called with false: watches added meanwhile join at the link's start.
+func (l *Link) Hold(held bool) { l.held = held }
+
 // Appended says that the ring has grown. It reports whether Next has something
 // to say.
 func (l *Link) Appended() bool {
@@ -213,6 +218,9 @@ func (l *Link) Appended() bool {
 		return true
 	}
 	l.settle()
+	if l.held {
+		return len(l.gaps) > 0
+	}
 	for {
 		c, err := l.log.Acquire(l.next)
 		if err != nil {
@@ -258,7 +266,7 @@ func (l *Link) Drained() bool {
 			return false
 		}
 	}
-	return len(l.replies) == 0 && len(l.gaps) == 0 && l.next >= l.log.Head()
+	return !l.held && len(l.replies) == 0 && len(l.gaps) == 0 && l.next >= l.log.Head()
 }
 
 // maxMeta bounds the answers and gaps told in one batch.
@@ -276,8 +284,8 @@ func (l *Link) Next() (b LinkBatch, more bool) {
 	if len(l.replies) > 0 {
 		return b, true
 	}
-	if b.Gaps = l.takeGaps(); len(l.gaps) > 0 {
-		return b, true
+	if b.Gaps = l.takeGaps(); l.held || len(l.gaps) > 0 {
+		return b, len(l.gaps) > 0
 	}
 	more = l.read(&b)
 	if b.Count == 0 {

@@ -268,3 +268,44 @@ func TestLinkAppended(t *testing.T) {
 		t.Errorf("took %v", all.offs)
 	}
 }
+
+// A resume in parts: the link stays at its start until all of them are there,
+// so that those who come last get what the ring holds, too.
+func TestHeldLinkStaysAtItsStart(t *testing.T) {
+	w := roomy(t)
+	w.logs("a", 1)
+	w.logs("b", 1)
+	l := newLink(t, w, LinkConfig{}, Start{Place: PlaceOffset, Offset: 0})
+	l.Add(1, 1, "a", &Resume{})
+	l.Hold(true)
+	if all := takeAll(w, l); len(all.answers) != 1 || len(all.offs) != 0 || l.Appended() || l.Cursor() != 0 || l.Drained() {
+		t.Fatalf("said %+v, cursor %d, drained %v", all, l.Cursor(), l.Drained())
+	}
+	l.Add(2, 2, "b", &Resume{})
+	l.Hold(false)
+	all := takeAll(w, l)
+	if len(all.offs) != 2 || len(all.gaps) != 0 || all.answers[0].GetJoin() != 0 || !l.Drained() {
+		t.Errorf("offsets %v, gaps %s, answers %v", all.offs, show(all.gaps), all.answers)
+	}
+}
+
+// What the ring lets go of while a link is held is told once to each watch.
+func TestHeldLinkTellsWhatIsEvicted(t *testing.T) {
+	w := forgetful(t)
+	w.logs("a", 1)
+	w.logs("b", 1)
+	l := newLink(t, w, LinkConfig{}, Start{Place: PlaceOffset, Offset: 0})
+	l.Add(1, 1, "a", &Resume{})
+	l.Hold(true)
+	takeAll(w, l)
+	w.churn("c")
+	if !l.Appended() {
+		t.Error("a gap is due")
+	}
+	l.Add(2, 2, "b", &Resume{})
+	l.Hold(false)
+	all := takeAll(w, l)
+	if len(all.gaps) != 2 || all.gaps[0].Source != "a" || all.gaps[1].Source != "b" || all.gaps[0].Count+all.gaps[1].Count != 2 {
+		t.Errorf("gaps %s", show(all.gaps))
+	}
+}

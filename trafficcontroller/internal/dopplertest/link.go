@@ -14,6 +14,7 @@ type Link struct {
 	doppler *Doppler
 	started bool
 	resumes bool
+	held    bool // more of the resume is to come
 	start   uint64
 	next    uint64
 	watches map[uint32]*watch
@@ -57,6 +58,7 @@ func (l *Link) Watch(w *streampb.Watch) {
 	for _, a := range w.GetAdd() {
 		l.add(w.GetRequest(), a)
 	}
+	l.held = w.GetMore()
 }
 
 func (l *Link) add(request uint64, a *streampb.Watch_Add) {
@@ -133,7 +135,7 @@ func (l *Link) Next(limit int) ([]byte, error) {
 	var found []Envelope
 	var watches []uint32
 	var classes []byte
-	for l.next < d.Head() && len(found) < limit {
+	for !l.held && l.next < d.Head() && len(found) < limit {
 		e := d.Log[l.next]
 		l.next++
 		w := l.watching(e.Source)
@@ -194,7 +196,7 @@ func (l *Link) flushSkipped() {
 
 // Drained tells whether everything was said.
 func (l *Link) Drained() bool {
-	return l.started && len(l.replies) == 0 && len(l.gaps) == 0 && l.skip == nil && l.next >= l.doppler.Head()
+	return l.started && !l.held && len(l.replies) == 0 && len(l.gaps) == 0 && l.skip == nil && l.next >= l.doppler.Head()
 }
 
 // FinMessage is the last message of the epoch.

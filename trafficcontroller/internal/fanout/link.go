@@ -3,6 +3,7 @@ package fanout
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
@@ -29,6 +30,7 @@ type link struct {
 	bySource map[string]*watch // by source id
 	last     uint32            // watch number
 	request  uint64
+	most     int // bytes of a Watch
 
 	// what take will say
 	fresh  bool // no Watch was sent on this connection
@@ -86,7 +88,7 @@ type events interface {
 }
 
 func newLink(name string, e events) *link {
-	return &link{name: name, events: e, watches: map[uint32]*watch{}, bySource: map[string]*watch{}}
+	return &link{name: name, events: e, watches: map[uint32]*watch{}, bySource: map[string]*watch{}, most: maxWatchBytes}
 }
 
 // late tells whether a watch has joined later than where the link went on, so
@@ -180,7 +182,8 @@ func (l *link) unwatch(s *source) {
 // maxWatchBytes bounds one Watch message; the Doppler's limit is larger.
 const maxWatchBytes = 2 << 20
 
-// take returns the next Watch to send, or nil.
+// take returns the next Watch to send, or nil. Those of one resume say that more
+// of them follow: all of it goes on from one place.
 func (l *link) take() *streampb.Watch {
 	if !l.up || !l.fresh && len(l.add) == 0 && len(l.remove) == 0 {
 		return nil
@@ -192,7 +195,7 @@ func (l *link) take() *streampb.Watch {
 		msg.Start, l.fresh = l.start, false
 	}
 	size, n := 0, 0
-	for ; n < len(l.add) && size < maxWatchBytes; n++ {
+	for ; n < len(l.add) && size < l.most; n++ {
 		w := l.add[n]
 		if w.gone {
 			continue
@@ -206,6 +209,7 @@ func (l *link) take() *streampb.Watch {
 		size += len(w.source.id) + 16 + 8*len(add.ClassCounts)
 	}
 	l.add = append(l.add[:0], l.add[n:]...)
+	msg.More = slices.ContainsFunc(l.add, func(w *watch) bool { return w.waited })
 	return msg
 }
 
