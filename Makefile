@@ -71,7 +71,7 @@ vuln: $(TOOLS)/govulncheck
 
 generate: $(TOOLS)/buf ## make the code from api/proto, and firehose-nozzle/deps.txt
 	cd api && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate
-	@$(list_deps) > firehose-nozzle/deps.txt
+	@($(list_deps)) > firehose-nozzle/deps.txt
 
 generated: $(TOOLS)/buf
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cd api && export PATH="$(CURDIR)/$(TOOLS):$$PATH" && \

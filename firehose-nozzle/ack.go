@@ -118,6 +118,7 @@ func (s *Stream) settled(b *Batch) {
 	if b.mark != nil {
 		s.place.done(b.mark, b.Position)
 	}
+	s.place.lose(b.Gaps, b.Position)
 }
 
 // consumed takes note that the owner of a batch that passes has done with it.

@@ -330,6 +330,7 @@ func (l *link) received(m *streampb.Batch) {
 	for _, f := range m.GetFins() {
 		l.read.finish(f.GetDoppler(), f.GetEpoch())
 	}
+	l.read.lose(m.GetGaps(), m.GetPosition())
 }
 
 // classify puts an error into a code and tells whether another dial would meet

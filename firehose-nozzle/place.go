@@ -28,6 +28,7 @@ type mark struct {
 	seen    uint64 // offsets before it may have been received
 	open    int    // batches received and not acked
 	fin     bool   // nothing comes after what was received
+	lost    bool   // the reader was told that nobody knows what comes after it
 	acked   []span // acked, at or above told, sorted
 }
 
@@ -70,6 +71,7 @@ func (p *place) at(pos *streampb.Position, link int, open bool) *mark {
 		p.dopplers[m.doppler] = append(p.dopplers[m.doppler], m)
 		p.prune(m.doppler)
 	}
+	m.lost = false // its Doppler is there after all
 	if open {
 		m.open++
 	}
@@ -123,6 +125,22 @@ func (p *place) finish(doppler string, epoch uint64) {
 	}
 }
 
+// lose says that gaps were told, in a batch with the given position, which may
+// be nil. What a cursor says of an epoch that is lost is kept, should its Doppler
+// come back, but the loss is not to be told again. A Doppler that tells it
+// itself does so as the one it is now, in whose epoch nothing is lost.
+func (p *place) lose(gaps []*streampb.Gap, at *streampb.Position) {
+	for _, g := range gaps {
+		own := g.GetDoppler() == at.GetDoppler() && g.GetEpoch() == at.GetEpoch()
+		if g.GetReason() != streampb.Gap_DOPPLER_LOST || own {
+			continue
+		}
+		if m := p.find(g.GetDoppler(), g.GetEpoch()); m != nil {
+			m.lost = true
+		}
+	}
+}
+
 // prune forgets epochs that are over: a later one is known, and nothing of
 // them waits for an ack.
 func (p *place) prune(doppler string) {
@@ -149,7 +167,7 @@ func (p *place) cursor() *streampb.Cursor {
 			continue
 		}
 		m := p.dopplers[name][0]
-		over := m.fin && m.open == 0
+		over := (m.fin || m.lost) && m.open == 0
 		if over {
 			if finished++; finished > maxFinished {
 				continue

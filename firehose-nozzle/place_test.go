@@ -335,3 +335,37 @@ func TestCovered(t *testing.T) {
 		}
 	}
 }
+
+// A loss that was told is not told again by who reads the cursor; the place is
+// kept.
+func TestPlaceOfALostEpoch(t *testing.T) {
+	lost := func(epoch uint64) []*streampb.Gap {
+		return []*streampb.Gap{{Reason: streampb.Gap_DOPPLER_LOST, Precision: streampb.Gap_UNKNOWN, Doppler: "d", Epoch: epoch}}
+	}
+	for name, tc := range map[string]struct {
+		gaps []*streampb.Gap
+		at   *streampb.Position
+		back bool // the Doppler is there again
+		want bool
+	}{
+		"told by a Traffic Controller":    {gaps: lost(1), want: true},
+		"told with a position of another": {gaps: lost(1), at: &streampb.Position{Doppler: "e", Epoch: 1}, want: true},
+		"told by the Doppler as it is":    {gaps: lost(1), at: position(1, 5, 0, 5)},
+		"of another epoch":                {gaps: lost(2)},
+		"another reason":                  {gaps: []*streampb.Gap{{Reason: streampb.Gap_EVICTED, Doppler: "d", Epoch: 1}}},
+		"but it came back":                {gaps: lost(1), back: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(nil, true)
+			first := position(1, 0, 5, 0)
+			p.done(p.at(first, 1, true), first)
+			p.lose(tc.gaps, tc.at)
+			if tc.back {
+				p.at(position(1, 5, 0, 5), 2, false)
+			}
+			if e := p.cursor().GetEntries()[0]; e.GetFinished() != tc.want || e.GetOffset() != 5 {
+				t.Errorf("got %v", e)
+			}
+		})
+	}
+}

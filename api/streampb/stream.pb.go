@@ -1387,7 +1387,8 @@ type CursorEntry struct {
 	Matched uint64 `protobuf:"varint,4,opt,name=matched,proto3" json:"matched,omitempty"`
 	// Firehose: offsets in [offset, seen) may have been received already.
 	Seen uint64 `protobuf:"varint,5,opt,name=seen,proto3" json:"seen,omitempty"`
-	// The epoch ended with a fin and all of it was consumed.
+	// The epoch ended with a fin and all of it was consumed, or its loss was
+	// told: what came after offset is not to be told as lost.
 	Finished      bool `protobuf:"varint,6,opt,name=finished,proto3" json:"finished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -172,7 +172,7 @@ func (c *Client) giveUp(now time.Time) {
 		}
 		delete(c.lost, doppler)
 		gaps = append(gaps, &streampb.Gap{
-			Doppler: doppler, Epoch: c.standing.entry(doppler).GetEpoch(),
+			Doppler: doppler, Epoch: c.standing.lose(doppler),
 			Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST,
 		})
 	}

@@ -13,6 +13,7 @@ import (
 type standing struct {
 	first   []*streampb.CursorEntry // the cursor the client has come with
 	entries []*streampb.CursorEntry // what is known since, one per Doppler
+	lost    map[string]bool         // Dopplers whose loss was told
 }
 
 func (s *standing) entry(doppler string) *streampb.CursorEntry {
@@ -35,6 +36,10 @@ func (s *standing) note(b *streampb.Batch) {
 		if e.Epoch != p.GetEpoch() {
 			e.Epoch, e.Offset, e.Matched, e.Seen, e.Finished = p.GetEpoch(), 0, 0, 0, false
 		}
+		if s.lost[e.Doppler] {
+			e.Finished = false // it is there after all
+			delete(s.lost, e.Doppler)
+		}
 		if p.GetLow() >= e.Offset {
 			e.Offset, e.Matched = p.GetLow(), p.GetLowMatched()
 		}
@@ -45,6 +50,22 @@ func (s *standing) note(b *streampb.Batch) {
 			e.Finished = true
 		}
 	}
+}
+
+// lose says that the client is told that a Doppler's epoch, which it returns, is
+// lost. Its place is kept, should that Doppler come back.
+func (s *standing) lose(doppler string) (epoch uint64) {
+	e := s.entry(doppler)
+	if e == nil {
+		return 0
+	}
+	if !e.Finished {
+		if s.lost == nil {
+			s.lost = map[string]bool{}
+		}
+		e.Finished, s.lost[doppler] = true, true
+	}
+	return e.Epoch
 }
 
 // cursor is the string for a dial; empty when nothing is known.

@@ -129,3 +129,19 @@ func TestDebtThroughRandomHistories(t *testing.T) {
 		}
 	}
 }
+
+// A Doppler that was told to be lost is asked again only for its place.
+func TestStandingOfALostDoppler(t *testing.T) {
+	s := &standing{}
+	s.note(batchAt("a", 3, 1, 1, 4))
+	if epoch := s.lose("a"); epoch != 3 || !entries(t, s)["a/3"].GetFinished() || entries(t, s)["a/3"].GetOffset() != 1 {
+		t.Errorf("epoch %d, %v", epoch, entries(t, s))
+	}
+	s.note(batchAt("a", 3, 2, 2, 5))
+	if got := entries(t, s)["a/3"]; got.GetFinished() || got.GetOffset() != 2 {
+		t.Errorf("when it is back: %v", got)
+	}
+	if epoch := s.lose("nobody"); epoch != 0 {
+		t.Errorf("epoch %d of nobody", epoch)
+	}
+}
