@@ -49,7 +49,7 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 		return errStopping
 	}
 	tail := t.hub.Open(conn, fanout.Options{
-		Source: q.Source, Filter: fanout.NewFilter(q.Mask, q.Names), Newest: q.Recent, Since: q.Since, Cursor: q.Cursor,
+		Source: q.Source, Filter: fanout.NewFilter(q.Mask, q.Names), Newest: q.Recent, Whole: q.Whole, Since: q.Since, Cursor: q.Cursor,
 		Remote: q.Remote, UserAgent: q.UserAgent,
 	})
 	if t.tails.open == nil {

@@ -2,6 +2,7 @@ package trafficcontroller
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -74,6 +75,37 @@ func TestTailHistory(t *testing.T) {
 			t.Errorf("gaps: %s", g)
 		}
 	})
+}
+
+// Who asks by time wants everything since then, and is told what the limit
+// leaves out; who asks for a number gets it.
+func TestTailIsToldWhatTheLimitLeavesOut(t *testing.T) {
+	for name, tc := range map[string]struct {
+		perDoppler, limit int
+		query, want       string
+		gets              int
+	}{
+		"all of it":               {perDoppler: 3, limit: 6, query: "since=10m", gets: 6},
+		"read whole, not sent":    {perDoppler: 4, limit: 6, query: "since=10m", gets: 6, want: "EXACT 1 HISTORY_LIMIT, EXACT 1 HISTORY_LIMIT"},
+		"not even read":           {perDoppler: 20, limit: 6, query: "since=10m", gets: 6, want: "AT_LEAST 4 HISTORY_LIMIT, AT_LEAST 4 HISTORY_LIMIT"},
+		"a number":                {perDoppler: 20, limit: 6, query: "recent=4", gets: 4},
+		"a number, and not older": {perDoppler: 20, limit: 6, query: "recent=4&since=10m", gets: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := doppler(t, "a", 1), doppler(t, "b", 1)
+			r := start(t, func(c *Config) { c.MaxRecent = tc.limit }, a, b)
+			for i := range tc.perDoppler {
+				a.Emit("app", fmt.Sprint("a", i, "."), 1)
+				b.Emit("app", fmt.Sprint("b", i, "."), 1)
+			}
+			tail := r.read("/apps/app/stream?" + tc.query)
+			tail.joined(2)
+			eventually(t, "history", func() bool { return tail.count() >= tc.gets })
+			if got := tail.count(); got != tc.gets || tail.gapReasons() != tc.want {
+				t.Errorf("%d envelopes, gaps %q, want %d and %q", got, tail.gapReasons(), tc.gets, tc.want)
+			}
+		})
+	}
 }
 
 func TestTailAwayForLongerThanTheRingHolds(t *testing.T) {

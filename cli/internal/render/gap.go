@@ -44,6 +44,8 @@ func because(reason streampb.Gap_Reason, doppler string) string {
 		return doppler + " was behind and this source above its fair share"
 	case streampb.Gap_RATE_LIMITED:
 		return "the source was over its ingress limit"
+	case streampb.Gap_HISTORY_LIMIT:
+		return "older ones than the limit of history are left out"
 	case streampb.Gap_CURSOR_UNKNOWN:
 		return doppler + " did not know the place to go on from"
 	}

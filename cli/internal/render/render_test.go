@@ -188,6 +188,7 @@ func TestGapsInPlainWords(t *testing.T) {
 		{1, streampb.Gap_EXACT, streampb.Gap_QUEUE_FULL, "", "1 envelope missed (reader was slower than its queue at the Traffic Controller)"},
 		{3, streampb.Gap_AT_LEAST, streampb.Gap_RATE_LIMITED, "", "at least 3 envelopes missed (the source was over its ingress limit)"},
 		{0, streampb.Gap_UNKNOWN, streampb.Gap_DOPPLER_LOST, "d1", "an unknown number of envelopes missed (Doppler d1 ended without a farewell)"},
+		{3, streampb.Gap_AT_LEAST, streampb.Gap_HISTORY_LIMIT, "d", "at least 3 envelopes missed (older ones than the limit of history are left out)"},
 		{0, streampb.Gap_UNKNOWN, streampb.Gap_CURSOR_UNKNOWN, "", "an unknown number of envelopes missed (a Doppler did not know the place to go on from)"},
 	} {
 		if got := render.Missed(tc.count, tc.precision, tc.reason, tc.doppler); got != tc.want {

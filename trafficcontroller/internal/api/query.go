@@ -39,6 +39,7 @@ type TailQuery struct {
 	Mask   envelope.ClassMask
 	Names  []string
 	Recent int
+	Whole  bool             // Recent is a limit, not what was asked for
 	Since  int64            // unix nanoseconds; 0 for none
 	Cursor *streampb.Cursor // nil for none
 }
@@ -143,7 +144,7 @@ func parseTail(r *http.Request, maxRecent int) (q TailQuery, err error) {
 			return q, err
 		}
 		if q.Recent == 0 {
-			q.Recent = maxRecent
+			q.Recent, q.Whole = maxRecent, true
 		}
 	}
 	if s := v.Get("cursor"); s != "" {

@@ -181,7 +181,8 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 	}
 	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
 	for _, g := range s.gaps {
-		f.pinned = f.pinned || g.GetPrecision() != streampb.Gap_EXACT && len(s.records) == 0
+		// Without a place nothing else would make up for it.
+		f.pinned = f.pinned || (g.GetPrecision() != streampb.Gap_EXACT || !s.placed) && len(s.records) == 0
 	}
 	dst := f.buf.Bytes()
 	at := copy(dst, meta)

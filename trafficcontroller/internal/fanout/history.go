@@ -18,6 +18,7 @@ const (
 	historyFrame   = 64 << 10  // bytes, about
 	fullAnswer     = 3 << 20   // an answer of so many bytes may have been cut
 	maxNewestReads = 8         // for one leg
+	maxRead        = 100_000   // envelopes, as the Doppler has it
 	anyTime        = int64(-1) // no since
 )
 
@@ -70,7 +71,7 @@ func (h *Hub) readForward(t *Tail, g *leg) {
 // readNewest reads the newest before the place where the tail has joined, or
 // before what was found so far. What came after it is read forward, later.
 func (h *Hub) readNewest(t *Tail, g *leg) {
-	to, limit := g.before, t.limit-g.have()
+	to, limit := g.before, t.wanted()-g.have()
 	if len(g.found) == 0 {
 		to = g.place.offset
 	}
@@ -230,11 +231,11 @@ func (t *Tail) newestFound(g *leg, r Read, p page) {
 		}
 	}
 	cut := p.all > 0 && (p.all >= r.limit || p.bytes >= fullAnswer)
-	if cut && g.have() < t.limit && bytes < historyBytes && len(g.found) < maxNewestReads {
+	if cut && g.have() < t.wanted() && bytes < historyBytes && len(g.found) < maxNewestReads {
 		t.advance(g) // older ones
 		return
 	}
-	g.state, g.since = legDone, t.hub.now
+	g.state, g.since, g.cut = legDone, t.hub.now, cut
 	if t.gathering {
 		t.gathered()
 	} else {
@@ -282,6 +283,9 @@ func (t *Tail) finishGather() {
 	if len(order) > 0 {
 		t.oldest = lists[order[0].list][order[0].index].time
 	}
+	for i, g := range done {
+		t.tellLeftOut(g, len(lists[i])-ofList(order, i), len(order))
+	}
 	for len(order) > 0 {
 		n := 1
 		for n < len(order) && order[n].list == order[0].list {
@@ -300,11 +304,39 @@ func (t *Tail) finishGather() {
 // been among the newest of all.
 func (t *Tail) late(g *leg) {
 	list := g.entriesOf()
+	all := len(list)
 	for len(list) > 0 && t.sent+len(list) > t.limit && list[0].time < t.oldest {
 		list = list[1:]
 	}
+	t.tellLeftOut(g, all-len(list), t.sent+len(list))
 	t.sendHistory(g, list, nil)
 	t.newestSent(g)
+}
+
+// tellLeftOut tells a tail that n envelopes which were found, and older ones that
+// were not looked for, are left out, unless it gets as many as it has asked for.
+func (t *Tail) tellLeftOut(g *leg, n, gets int) {
+	if n == 0 && !g.cut || !t.options.Whole && gets >= t.limit {
+		return
+	}
+	gap := &streampb.Gap{Count: uint64(n), Reason: streampb.Gap_HISTORY_LIMIT, Doppler: g.doppler, Epoch: g.epoch}
+	switch {
+	case g.cut && n > 0:
+		gap.Precision = streampb.Gap_AT_LEAST
+	case g.cut:
+		gap.Precision = streampb.Gap_UNKNOWN
+	}
+	t.enqueueSpec(&spec{doppler: g.doppler, epoch: g.epoch, gaps: []*streampb.Gap{gap}})
+}
+
+// ofList counts the entries of a list.
+func ofList(order []at, list int) (n int) {
+	for _, o := range order {
+		if o.list == list {
+			n++
+		}
+	}
+	return n
 }
 
 // newestSent goes on to what came after the newest was read.

@@ -33,6 +33,7 @@ type leg struct {
 	fails   int
 	found   []entries // newest first, while older ones are being read
 	before  uint64    // where the next older read ends
+	cut     bool      // there may be older ones that were not read
 }
 
 // entryOf is a cursor's entry of one epoch.

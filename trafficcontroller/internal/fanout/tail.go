@@ -24,6 +24,8 @@ type Options struct {
 	// together; Since, if not 0, how old they may be (unix nanoseconds).
 	Newest int
 	Since  int64
+	// Whole says that Newest is but a limit: what it leaves out is told.
+	Whole bool
 	// Cursor, unless nil, is where it was before; the other wishes for
 	// history do not count then.
 	Cursor *streampb.Cursor
@@ -97,6 +99,15 @@ func newTail(h *Hub, conn Conn, o Options) *Tail {
 
 // newest tells whether the tail wants history without a cursor.
 func (t *Tail) newest() bool { return t.cursor == nil && t.limit > 0 }
+
+// wanted is how many envelopes of history to look for: one more than the tail
+// may get, if it has to know whether there are more.
+func (t *Tail) wanted() int {
+	if t.options.Whole {
+		return min(t.limit+1, maxRead)
+	}
+	return t.limit
+}
 
 // eachTail makes the tail the only holder of its own frames.
 func (t *Tail) eachTail(visit func(*Tail)) { visit(t) }
