@@ -88,9 +88,9 @@ func (c *Conn) TryWriteFrames(bufs [][]byte) (rest *Unwritten, ok bool, err erro
 	default:
 		return nil, false, nil
 	}
-	if c.fault != nil || c.closing.Load() {
+	if over := c.fault != nil || c.closing.Load(); over {
 		<-c.lock
-		return nil, false, nil
+		return nil, false, nil // WriteFrames tells why
 	}
 	total := 0
 	for _, b := range bufs {

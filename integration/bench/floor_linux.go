@@ -79,9 +79,11 @@ func tcpPair(ctx context.Context) (near *os.File, far net.Conn, err error) {
 func feed(c net.Conn) {
 	defer c.Close()
 	chunk := make([]byte, relayChunk)
+	pause := time.NewTicker(relayPause)
+	defer pause.Stop()
 	for i := range relayChunks {
 		if i%relayBurst == 0 {
-			time.Sleep(relayPause)
+			<-pause.C
 		}
 		if _, err := c.Write(chunk); err != nil {
 			return // passOn tells why
