@@ -42,6 +42,7 @@ type account struct {
 	unknown  bool
 	finished bool
 	history  bool // has come from a cursor
+	lost     bool // was told so, and had nothing since
 }
 
 func newClient(w *world, o Options, from *client) *client {
@@ -112,6 +113,12 @@ func (c *client) receive(msg []byte) {
 	for _, g := range b.Gaps {
 		a := c.account(g.Doppler, g.Epoch)
 		c.gap(g)
+		if lost := g.Reason == streampb.Gap_DOPPLER_LOST && g.Precision == streampb.Gap_UNKNOWN && g.To == 0; lost {
+			if a.lost && !c.world.cameBack(g.Doppler, g.Epoch) {
+				c.fail("%s/%d: told twice that it is lost", g.Doppler, g.Epoch)
+			}
+			a.lost = true
+		}
 		if g.Precision != streampb.Gap_EXACT {
 			a.unknown = true
 			continue
@@ -181,6 +188,7 @@ func (c *client) position(p *streampb.Position, records []byte) {
 	if p.Next < a.next && a.placed && p.Count == 0 && len(a.got) > 0 {
 		c.fail("%s/%d: goes back from %d to %d", p.Doppler, p.Epoch, a.next, p.Next)
 	}
+	a.lost = false
 	a.placed, a.next, a.matched = true, max(a.next, p.Next), p.Matched+uint64(p.Count)
 }
 

@@ -151,20 +151,18 @@ func (h *Hub) lost(l *link, why streampb.Gap_Reason) {
 		h.log.Error("gap for tails", "error", err)
 		return
 	}
-	h.tell(l, f, true)
+	h.tell(l, f, func(w *watch, t *Tail) bool { return why != streampb.Gap_DOPPLER_LOST || t.loses(w) })
 	f.release()
 }
 
-// tell offers a frame to every tail that has joined the link, or to those that
-// wait to join as well.
-func (h *Hub) tell(l *link, f *frame, waiting bool) {
+// tell offers a frame to the tails of a link that it concerns.
+func (h *Hub) tell(l *link, f *frame, concerns func(*watch, *Tail) bool) {
 	for _, w := range l.watches {
-		if !w.joined && !waiting {
-			continue
-		}
 		for _, g := range w.source.groups {
 			for _, t := range g.tails {
-				t.offer(l, f)
+				if concerns(w, t) {
+					t.offer(l, f)
+				}
 			}
 		}
 	}
@@ -184,7 +182,7 @@ func (h *Hub) fin(l *link, end uint64) {
 		h.log.Error("fin for tails", "error", err)
 		return
 	}
-	h.tell(l, f, false)
+	h.tell(l, f, func(w *watch, _ *Tail) bool { return w.joined })
 	f.release()
 }
 

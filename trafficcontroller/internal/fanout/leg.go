@@ -46,6 +46,7 @@ type entryOf struct {
 func (e *entryOf) lose(t *Tail) {
 	if !e.told && !e.GetFinished() {
 		t.tellUnknown(e.GetDoppler(), e.GetEpoch(), streampb.Gap_DOPPLER_LOST)
+		t.knows(e.GetDoppler(), ended{e.GetEpoch(), e.GetMatched()})
 	}
 	e.told = true
 }
@@ -67,7 +68,8 @@ const (
 	wantAll                   // everything from place on
 )
 
-// newLeg makes a leg for a Doppler that is known when the tail comes.
+// newLeg makes a leg for a Doppler that is known when the tail comes. What the
+// cursor says of it is used up: an epoch to come has nothing to do with it.
 func (t *Tail) newLeg(doppler string) *leg {
 	g := &leg{doppler: doppler, since: t.hub.now}
 	switch {
@@ -76,6 +78,7 @@ func (t *Tail) newLeg(doppler string) *leg {
 		for _, e := range t.cursor[doppler] {
 			g.entries = append(g.entries, &entryOf{CursorEntry: e})
 		}
+		delete(t.cursor, doppler)
 	case t.newest():
 		g.want = wantNewest
 	}

@@ -49,7 +49,8 @@ type Tail struct {
 	filter  Filter
 
 	// guarded by the hub's mu
-	cursor    map[string][]*streampb.CursorEntry // nil: came without one
+	cursor    map[string][]*streampb.CursorEntry // by Doppler, until there is a leg; nil: came without one
+	over      map[string]ended                   // by Doppler
 	legs      []*leg
 	marks     []mark
 	heldBytes int64
@@ -89,12 +90,37 @@ func newTail(h *Hub, conn Conn, o Options) *Tail {
 		t.cursor = map[string][]*streampb.CursorEntry{}
 		for _, e := range o.Cursor.GetEntries() {
 			t.cursor[e.GetDoppler()] = append(t.cursor[e.GetDoppler()], e)
+			if e.GetFinished() {
+				t.knows(e.GetDoppler(), ended{e.GetEpoch(), e.GetMatched()})
+			}
 		}
 		o.Cursor = nil
 	}
 	t.options = &o
 	t.wrote.Store(h.now.UnixNano())
 	return t
+}
+
+// ended is how far a client had got in an epoch when it knew it to be over.
+type ended struct{ epoch, matched uint64 }
+
+// knows notes that the client knows an epoch to be over.
+func (t *Tail) knows(doppler string, e ended) {
+	if t.over == nil {
+		t.over = map[string]ended{}
+	}
+	t.over[doppler] = e
+}
+
+// loses tells whether the loss of a link's epoch is news to the client, and notes
+// that it is told. It is not if nothing came since the client knew.
+func (t *Tail) loses(w *watch) bool {
+	now := ended{w.link.epoch, w.counts.of(t.filter.Mask)}
+	if e := t.over[w.link.name]; e == now || e.epoch == now.epoch && !w.joined {
+		return false
+	}
+	t.knows(w.link.name, now)
+	return true
 }
 
 // newest tells whether the tail wants history without a cursor.

@@ -280,6 +280,16 @@ func (w *world) epoch(doppler string, epoch uint64) *dopplertest.Doppler {
 	return nil
 }
 
+// cameBack tells whether an epoch may have been given up and found again.
+func (w *world) cameBack(doppler string, epoch uint64) bool {
+	for _, n := range w.nodes {
+		if n.name == doppler {
+			return n.lost[epoch]
+		}
+	}
+	return false
+}
+
 // answer gives a pending read its answer, or an error.
 func (w *world) answer(fails bool) bool {
 	if len(w.reads) == 0 {
