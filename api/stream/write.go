@@ -60,6 +60,12 @@ func (c *Conn) WriteFrames(bufs [][]byte, release func(spilled bool), timeout ti
 	}
 	rest := gather(bufs, n, total)
 	release(c.raw != nil)
+	return c.writeRest(rest, timeout)
+}
+
+// writeRest writes what the socket has not taken at once, and releases it. The
+// lock is held.
+func (c *Conn) writeRest(rest *Buffer, timeout time.Duration) error {
 	err := c.writeBlocking(context.Background(), rest.Bytes(), timeout)
 	rest.Release()
 	if err != nil {
@@ -112,14 +118,8 @@ func (u *Unwritten) Finish(timeout time.Duration) error {
 	if timeout <= 0 {
 		timeout = controlTimeout
 	}
-	c := u.conn
-	defer c.unlock()
-	err := c.writeBlocking(context.Background(), u.rest.Bytes(), timeout)
-	u.rest.Release()
-	if err != nil {
-		return c.writeFailed("write frames", err)
-	}
-	return nil
+	defer u.conn.unlock()
+	return u.conn.writeRest(u.rest, timeout)
 }
 
 // gather copies what comes after the first skip bytes of bufs.

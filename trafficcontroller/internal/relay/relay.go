@@ -148,8 +148,9 @@ func (r *Relay) Run(ctx context.Context) error {
 // while.
 func (r *Relay) heartbeat(now time.Time) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for c := range r.clients {
+	clients := slices.Collect(maps.Keys(r.clients))
+	r.mu.Unlock() // a push may write, and tell a Doppler so
+	for _, c := range clients {
 		c.giveUp(now)
 		if now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
 			continue
