@@ -97,6 +97,9 @@ const (
 	// More was asked of the past than is given at once: older ones are left
 	// out.
 	Gap_HISTORY_LIMIT Gap_Reason = 8
+	// That Doppler is not connected now: what it holds of the past may follow
+	// when it is back.
+	Gap_DOPPLER_AWAY Gap_Reason = 9
 )
 
 // Enum value maps for Gap_Reason.
@@ -111,6 +114,7 @@ var (
 		6: "RATE_LIMITED",
 		7: "CURSOR_UNKNOWN",
 		8: "HISTORY_LIMIT",
+		9: "DOPPLER_AWAY",
 	}
 	Gap_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED": 0,
@@ -122,6 +126,7 @@ var (
 		"RATE_LIMITED":       6,
 		"CURSOR_UNKNOWN":     7,
 		"HISTORY_LIMIT":      8,
+		"DOPPLER_AWAY":       9,
 	}
 )
 
@@ -1560,7 +1565,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x04next\x18\v \x01(\x04R\x04next\"9\n" +
 	"\x05Lease\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
-	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\x8d\x04\n" +
+	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\x9f\x04\n" +
 	"\x03Gap\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -1574,7 +1579,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\tPrecision\x12\t\n" +
 	"\x05EXACT\x10\x00\x12\f\n" +
 	"\bAT_LEAST\x10\x01\x12\v\n" +
-	"\aUNKNOWN\x10\x02\"\xa9\x01\n" +
+	"\aUNKNOWN\x10\x02\"\xbb\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aEVICTED\x10\x01\x12\x0f\n" +
@@ -1586,7 +1591,8 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"OVER_SHARE\x10\x05\x12\x10\n" +
 	"\fRATE_LIMITED\x10\x06\x12\x12\n" +
 	"\x0eCURSOR_UNKNOWN\x10\a\x12\x11\n" +
-	"\rHISTORY_LIMIT\x10\b\"\x8c\x02\n" +
+	"\rHISTORY_LIMIT\x10\b\x12\x10\n" +
+	"\fDOPPLER_AWAY\x10\t\"\x8c\x02\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x16\n" +

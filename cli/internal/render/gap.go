@@ -46,6 +46,8 @@ func because(reason streampb.Gap_Reason, doppler string) string {
 		return "the source was over its ingress limit"
 	case streampb.Gap_HISTORY_LIMIT:
 		return "older ones than the limit of history are left out"
+	case streampb.Gap_DOPPLER_AWAY:
+		return doppler + " is not connected: what it holds of the past is not here"
 	case streampb.Gap_CURSOR_UNKNOWN:
 		return doppler + " did not know the place to go on from"
 	}

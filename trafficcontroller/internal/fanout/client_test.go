@@ -237,11 +237,16 @@ func (c *client) matches(class envelope.Class, name string) bool {
 
 // check compares, at the end, what the client had with what there was.
 func (c *client) check() {
-	if c.past && !c.live && len(c.tail.legs) == 0 && len(c.had) > len(c.from) {
+	if c.past && !c.live && (len(c.tail.legs) > 0 || len(c.had) > len(c.from)) {
 		c.fail("not told that history is over")
 	}
+	for _, g := range c.tail.legs {
+		if g.state == legReads {
+			c.fail("history of %s never ends", g.doppler)
+		}
+	}
 	for _, n := range c.world.nodes {
-		c.checkEpoch(epochID{n.name, n.d.Epoch}, true)
+		c.checkEpoch(epochID{n.name, n.d.Epoch}, !n.dead)
 		for _, d := range n.past {
 			c.checkEpoch(epochID{n.name, d.Epoch}, false)
 		}

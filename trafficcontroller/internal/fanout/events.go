@@ -119,6 +119,9 @@ func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
 			crossed = h.offer(t, l, crossed, &vague, g)
 			corrected = h.offer(t, l, corrected, &after, g)
 		case after.placed:
+			if on := t.leg(l.name); on != nil {
+				on.correct(n)
+			}
 			corrected = h.offer(t, l, corrected, &after, g)
 		}
 	}

@@ -97,7 +97,7 @@ func (g *leg) have() int {
 func (h *Hub) read(t *Tail, g *leg, q url.Values, to uint64, limit int) {
 	l := h.links[g.doppler]
 	if l == nil || l.addr == "" {
-		t.failed(g, true)
+		t.failed(g)
 		return
 	}
 	q.Set("to", strconv.FormatUint(to, 10))
@@ -125,9 +125,8 @@ func (h *Hub) Answer(r Read, body []byte, err error) {
 		p, err = t.parse(g, body)
 	}
 	if err != nil {
-		l := h.links[g.doppler]
 		h.log.Warn("history could not be read", "doppler", g.doppler, "source_id", t.source.id, "error", err)
-		t.failed(g, l == nil || !l.up)
+		t.failed(g)
 		return
 	}
 	g.fails = 0
@@ -187,7 +186,7 @@ func (t *Tail) pageFound(g *leg, p page) {
 	end := place{p.pos.GetNext(), p.pos.GetMatched() + uint64(p.all)}
 	switch {
 	case end.offset <= g.place.offset:
-		t.failed(g, false)
+		t.failed(g)
 		return
 	case p.all == 0 && p.unsure && end.offset >= g.join.offset:
 		// The Doppler cannot tell, but the counts at join can.
@@ -236,8 +235,22 @@ func (t *Tail) newestFound(g *leg, r Read, p page) {
 		return
 	}
 	g.state, g.since, g.cut = legDone, t.hub.now, cut
+	t.newestDone(g)
+}
+
+// newestDone goes on when a leg has its newest.
+func (t *Tail) newestDone(g *leg) {
 	if t.gathering {
 		t.gathered()
+	} else {
+		t.late(g)
+	}
+}
+
+// sendNewest sends what a leg has of its newest without waiting for others.
+func (t *Tail) sendNewest(g *leg) {
+	if t.gathering {
+		t.finishGather()
 	} else {
 		t.late(g)
 	}
@@ -259,7 +272,7 @@ func (t *Tail) gathered() {
 		return
 	}
 	for _, g := range t.legs {
-		if g.want == wantNewest && g.state != legDone {
+		if g.want == wantNewest && g.state != legDone && !g.isOver(t) {
 			return
 		}
 	}
@@ -308,7 +321,8 @@ func (t *Tail) late(g *leg) {
 	for len(list) > 0 && t.sent+len(list) > t.limit && list[0].time < t.oldest {
 		list = list[1:]
 	}
-	t.tellLeftOut(g, all-len(list), t.sent+len(list))
+	t.sent += len(list)
+	t.tellLeftOut(g, all-len(list), t.sent)
 	t.sendHistory(g, list, nil)
 	t.newestSent(g)
 }

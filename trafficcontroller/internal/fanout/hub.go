@@ -124,20 +124,21 @@ func (h *Hub) Connected(addr string, hello *streampb.Hello, wake func()) error {
 		l = newLink(name, h)
 		h.links[name] = l
 	}
-	given := l.given
+	gone := l.given || l.finished && l.epoch == hello.GetEpoch()
 	for _, s := range h.sources {
 		if l.bySource[s.id] == nil {
 			l.watch(s)
 		}
 	}
 	l.connected(hello, addr, wake)
-	if given {
+	if gone {
 		h.found(l)
 	}
 	return nil
 }
 
-// found lets the tails that came while a Doppler was given up join it.
+// found lets the tails that came while a Doppler was thought to be gone for good
+// join it.
 func (h *Hub) found(l *link) {
 	for _, w := range l.bySource {
 		if !w.joined {
@@ -241,11 +242,12 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 		}
 	}
 	for _, l := range h.links {
-		if w := l.bySource[s.id]; w != nil && w.joined && !l.given {
+		if w := l.bySource[s.id]; w != nil && w.joined && !l.given && (t.cursor != nil || !h.isOver(l.name)) {
 			t.join(l, place{l.next, w.counts.of(t.filter.Mask)}, false)
 		}
 	}
 	t.gathered()
+	t.endPast()
 	if len(t.legs) == 0 {
 		delete(h.joining, t)
 	}
@@ -296,10 +298,23 @@ func (t *Tail) Close() {
 	}
 }
 
-// isLost tells whether a Doppler is nowhere to be found.
+// isLost tells whether a Doppler is nowhere to be found, or has said farewell.
 func (h *Hub) isLost(name string) bool {
 	l := h.links[name]
-	return l == nil || l.given
+	return l == nil || l.given || h.isOver(name)
+}
+
+// isAway tells whether a Doppler is not there but may come back with the same
+// epoch.
+func (h *Hub) isAway(name string) bool {
+	l := h.links[name]
+	return l != nil && !l.up && !l.finished && !l.given
+}
+
+// isOver tells whether a Doppler has said farewell and is not there.
+func (h *Hub) isOver(name string) bool {
+	l := h.links[name]
+	return l != nil && !l.up && l.finished
 }
 
 // forget lets go of a link that was given up and has no tails left.

@@ -124,6 +124,37 @@ func (t *Tail) tellLive() {
 	t.enqueueSpec(&spec{live: &streampb.Watching{SourceId: t.options.Source}})
 }
 
+// pastIsOver tells whether nothing is left of the past but what Dopplers have
+// that were not there for a while.
+func (t *Tail) pastIsOver() bool {
+	for _, g := range t.legs {
+		l := t.hub.links[g.doppler]
+		waits := g.state == legWaits && (l == nil || !l.up) || g.state == legReads && t.hub.isAway(g.doppler)
+		if !waits || !g.isOver(t) && t.hub.now.Sub(g.since) < t.hub.cfg.GatherWithin {
+			return false
+		}
+	}
+	return len(t.legs) > 0
+}
+
+// isOver tells whether a leg waits for no more than the next epoch of its
+// Doppler.
+func (g *leg) isOver(t *Tail) bool { return g.state == legWaits && t.hub.isOver(g.doppler) }
+
+// endPast tells a tail that history is over when only Dopplers that are away have
+// more of it. It comes late, should they come back.
+func (t *Tail) endPast() {
+	if t.live || t.gathering || !t.pastIsOver() {
+		return
+	}
+	for _, g := range t.legs {
+		if l := t.hub.links[g.doppler]; l != nil && g.want == wantNewest && !l.finished {
+			t.tellUnknown(g.doppler, l.epoch, streampb.Gap_DOPPLER_AWAY)
+		}
+	}
+	t.tellLive()
+}
+
 // join says that from at on everything comes over the link. Without a leg the
 // tail was there before this Doppler was found, or before its epoch, and wants
 // all of it. late says that at is not where it should have been.
@@ -178,6 +209,18 @@ func (t *Tail) advance(g *leg) {
 			}
 		}
 		t.hub.readForward(t, g)
+	}
+}
+
+// correct sets right what the link knew when the tail joined: n more envelopes were
+// before that place.
+func (g *leg) correct(n uint64) {
+	if g.state != legReads && g.state != legDone {
+		return
+	}
+	g.join.matched += n
+	if g.want == wantNewest {
+		g.place.matched += n
 	}
 }
 
@@ -299,8 +342,11 @@ func (t *Tail) epochEnds(l *link) {
 		t.gathered()
 		return
 	}
-	if g.state == legDone {
-		t.finishGather()
+	if g.want == wantNewest {
+		if g.state == legReads {
+			t.endNewest(g, l.finished, streampb.Gap_EVICTED)
+		}
+		t.sendNewest(g)
 		if g = t.leg(l.name); g == nil {
 			return
 		}
@@ -320,10 +366,9 @@ func (t *Tail) epochEnds(l *link) {
 const maxFails = 5
 
 // failed notes that a read did not succeed. After some of them the leg goes on
-// without, and says so; but not while the Doppler is away.
-func (t *Tail) failed(g *leg, away bool) {
-	g.found = nil
-	if !away {
+// without, and says so; but not while the Doppler is away and may come back.
+func (t *Tail) failed(g *leg) {
+	if !t.hub.isAway(g.doppler) {
 		g.fails++
 	}
 	if g.fails < maxFails {
@@ -331,13 +376,25 @@ func (t *Tail) failed(g *leg, away bool) {
 		return
 	}
 	if g.want == wantNewest {
-		t.tellUnknown(g.doppler, g.epoch, streampb.Gap_REASON_UNSPECIFIED)
+		t.endNewest(g, true, streampb.Gap_REASON_UNSPECIFIED)
+		t.newestDone(g)
+		return
 	}
 	if g.place.matched < g.join.matched {
 		t.tellMissed(g, g.join.matched-g.place.matched, streampb.Gap_REASON_UNSPECIFIED)
 	}
 	t.goLive(g)
 	t.gathered()
+}
+
+// endNewest makes do with what was read of the newest. Of what was not the tail
+// is told, if tell says so and nothing else will.
+func (t *Tail) endNewest(g *leg, tell bool, why streampb.Gap_Reason) {
+	g.cut = g.have() > 0
+	if !g.cut && tell {
+		t.tellUnknown(g.doppler, g.epoch, why)
+	}
+	g.serial, g.state, g.since = 0, legDone, t.hub.now
 }
 
 // tellMissed tells a gap up to join. Which of the envelopes have the right

@@ -251,6 +251,7 @@ func (t *Tail) tick() {
 			}
 		}
 	}
+	t.endPast()
 }
 
 // Ended is how this side has closed the tail's connection, or nil. It may be

@@ -42,6 +42,7 @@ type node struct {
 	fins map[uint64]bool   // epochs whose fin it has heard
 	lost map[uint64]bool   // epochs it has given up
 	up   bool              // the tail link is
+	dead bool              // never comes back
 	out  [][]byte          // on the way to the Hub
 	in   []*streampb.Watch // on the way to the Doppler
 }
@@ -245,24 +246,29 @@ func (w *world) remove(n *node) {
 // restart ends an epoch: with a fin, when everything was said, or without.
 func (w *world) restart(n *node, orderly bool) {
 	if orderly && n.up {
-		for w.control(n) {
-		}
-		for w.produce(n, 100) {
-		}
-		for len(n.in) > 0 {
-			w.control(n)
-		}
-		if msg, err := n.d.FinMessage(); err == nil && n.link.Drained() {
-			n.out = append(n.out, msg)
-		}
-		for len(n.out) > 0 {
-			w.deliver(n)
-		}
+		w.fin(n)
 	}
 	w.breakLink(n)
 	w.note("restart %s orderly %v at %d", n.name, orderly, n.d.Head())
 	n.past = append(n.past, n.d)
 	n.d = &dopplertest.Doppler{Name: n.name, Epoch: n.d.Epoch + 1 + w.Uint64N(3)}
+}
+
+// fin lets a Doppler say everything, and farewell.
+func (w *world) fin(n *node) {
+	for w.control(n) {
+	}
+	for w.produce(n, 100) {
+	}
+	for len(n.in) > 0 {
+		w.control(n)
+	}
+	if msg, err := n.d.FinMessage(); err == nil && n.link.Drained() {
+		n.out = append(n.out, msg)
+	}
+	for len(n.out) > 0 {
+		w.deliver(n)
+	}
 }
 
 // epoch finds a log that may be over.
@@ -301,7 +307,7 @@ func (w *world) answer(fails bool) bool {
 	w.spoilRead(&r)
 	w.note("read of tail %d: %v fails %v", r.tail.number, r.Query, fails)
 	for _, n := range w.nodes {
-		if n.addr != r.Addr {
+		if n.addr != r.Addr || n.dead {
 			continue
 		}
 		body, err := n.d.History(r.Source, r.Query)
@@ -416,9 +422,25 @@ func (w *world) tick(d time.Duration) {
 	}
 }
 
+// stayAway makes some Dopplers that are away never come back.
+func (w *world) stayAway(n *node) bool {
+	l := w.hub.links[n.name]
+	n.dead = !n.up && l != nil && w.IntN(2) == 0
+	if n.dead {
+		w.note("%s never comes back", n.name)
+		if !l.finished {
+			w.hub.Removed(n.addr)
+		}
+	}
+	return n.dead
+}
+
 // settle lets everything that is under way arrive.
 func (w *world) settle() {
 	for _, n := range w.nodes {
+		if w.stayAway(n) {
+			continue
+		}
 		w.connect(n)
 		n.link.Skip = ""
 	}

@@ -9,7 +9,7 @@ package relay
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -95,6 +95,8 @@ type Options struct {
 	Closed func(Row, error)
 }
 
+var errStopping = errors.New("this Traffic Controller is stopping")
+
 // Open serves a client until its connection ends. It returns at once.
 func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	c := &Client{
@@ -110,13 +112,13 @@ func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wrote.Store(c.opened.UnixNano())
-	if err := c.hello(); err != nil {
-		return err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped {
-		return fmt.Errorf("firehose: %w", context.Canceled)
+		return errStopping
+	}
+	if err := c.hello(); err != nil {
+		return err
 	}
 	r.clients[c] = struct{}{}
 	for addr := range r.addrs {
