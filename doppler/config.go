@@ -54,7 +54,7 @@ func DefaultConfig() *Config {
 		RingBytes:  max(daemon.MemoryLimit()/4>>20<<20, ring.DefaultBytes),
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
 		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
-		Linger: 2 * time.Minute, WindowBytes: 1 << 20, AckTimeout: 30 * time.Second,
+		Linger: 2 * time.Minute, WindowBytes: 2 << 20, AckTimeout: 30 * time.Second,
 		StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
 		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
 		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,

@@ -28,7 +28,7 @@ const (
 // of it while it waits; otherwise it always does. The least is a control frame.
 const (
 	lendServer = 4<<10 - room
-	lendClient = 80<<10 - room // a batch as a whole
+	lendClient = 144<<10 - room // a batch as a whole
 	keepServer = 256 - room
 	keepClient = 4<<10 - room
 

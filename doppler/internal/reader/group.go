@@ -11,7 +11,7 @@ import (
 // default.
 type Config struct {
 	LeaseEnvelopes int           // per lease, at most 256
-	LeaseBytes     int           // per lease, unless one envelope is larger; 64 KiB
+	LeaseBytes     int           // per lease, unless one envelope is larger; 128 KiB
 	WindowBytes    int           // granted to a member and not in its client's socket; 256 KiB
 	WindowOffsets  func() uint64 // granted to a member and not acked, as a span of offsets
 	AckTimeout     time.Duration // without progress a lease is handed out again; 30 s
@@ -22,7 +22,7 @@ func (c Config) withDefaults() Config {
 		c.LeaseEnvelopes = maxLease
 	}
 	if c.LeaseBytes <= 0 {
-		c.LeaseBytes = 64 << 10
+		c.LeaseBytes = 128 << 10
 	}
 	if c.WindowBytes <= 0 {
 		c.WindowBytes = 256 << 10
