@@ -2,6 +2,8 @@ package dropsonde
 
 import (
 	"encoding/binary"
+
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // bad is the place behind what is not a valid field.
@@ -9,21 +11,14 @@ const bad = -1
 
 // Wire types.
 const (
-	wireVarint     = 0
-	wireFixed64    = 1
-	wireBytes      = 2
-	wireStartGroup = 3
-	wireEndGroup   = 4
-	wireFixed32    = 5
+	wireVarint  = 0
+	wireFixed64 = 1
+	wireBytes   = 2
 )
 
 const (
 	minKey = 1 << 3    // field number 1
 	maxKey = 1<<32 - 1 // field number 1<<29-1
-	// protobuf-go takes larger numbers within unknown groups, and lets them
-	// nest as deep as this.
-	maxGroupKey   = 1<<34 - 1
-	maxGroupDepth = 10000
 )
 
 // span is where something lies in a slice.
@@ -59,7 +54,11 @@ func next(b []byte, i int) (f field, end int) {
 		f.value = binary.LittleEndian.Uint64(b[i:])
 		return f, i + 8
 	}
-	return f, skip(b, i, f.key, maxGroupDepth)
+	n := protowire.ConsumeFieldValue(protowire.Number(f.key>>3), protowire.Type(f.key&7), b[i:])
+	if n < 0 {
+		return f, bad
+	}
+	return f, i + n
 }
 
 // varint reads a varint; it need not be minimal.
@@ -90,52 +89,4 @@ func chunk(b []byte, i int) (start, end int) {
 		return 0, bad
 	}
 	return i, i + int(n)
-}
-
-// skip steps over a value that nobody asked for.
-func skip(b []byte, i int, key uint64, depth int) int {
-	switch key & 7 {
-	case wireVarint:
-		_, i = varint(b, i)
-		return i
-	case wireBytes:
-		_, i = chunk(b, i)
-		return i
-	case wireFixed64:
-		return skipFixed(b, i, 8)
-	case wireFixed32:
-		return skipFixed(b, i, 4)
-	case wireStartGroup:
-		return skipGroup(b, i, key>>3, depth)
-	}
-	return bad // end of a group that never began, or a reserved type
-}
-
-func skipFixed(b []byte, i, size int) int {
-	if len(b)-i < size {
-		return bad
-	}
-	return i + size
-}
-
-// skipGroup steps over the rest of group num.
-func skipGroup(b []byte, i int, num uint64, depth int) int {
-	if depth < 0 {
-		return bad
-	}
-	for i >= 0 {
-		var key uint64
-		key, i = varint(b, i)
-		switch {
-		case key < minKey || key > maxGroupKey:
-			return bad
-		case key&7 != wireEndGroup:
-			i = skip(b, i, key, depth-1)
-		case key>>3 == num:
-			return i
-		default:
-			return bad
-		}
-	}
-	return bad
 }
