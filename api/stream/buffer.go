@@ -11,8 +11,8 @@ const room = 16
 
 // Sizes of pooled buffers, room included. A batch of 64 KiB with its metadata
 // fits the fifth, a lease of 128 KiB the sixth, a session's chunk of 256 KiB the
-// seventh. What is larger is
-// left to the garbage collector, so that one huge message does not stay.
+// seventh. What is larger is left to the garbage collector, so that one huge
+// message does not stay.
 var classes = [...]int{256, 1 << 10, 4 << 10, 16 << 10, 80 << 10, 144 << 10, 288 << 10, 1 << 20}
 
 var pools [len(classes)]sync.Pool

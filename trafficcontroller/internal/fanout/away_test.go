@@ -25,6 +25,13 @@ func (w *world) wakes(n *node) {
 	w.connect(n)
 }
 
+// stalls lets a Doppler answer for a while neither reads nor with an error.
+func (w *world) stalls(n *node) {
+	for w.control(n) || w.deliver(n) {
+	}
+	w.tick(10 * time.Second)
+}
+
 // wordsOf takes everything out of a tail's queue: how many envelopes came, which
 // gaps, and the word that history is over, in their order.
 func wordsOf(t *testing.T, tail *Tail) string {
@@ -66,6 +73,7 @@ func TestHistoryOfADopplerThatLeaves(t *testing.T) {
 		"farewell":               {during: (*world).farewell, want: "d0 REASON_UNSPECIFIED, live after 0, 0"},
 		"farewell, new epoch":    {during: func(w *world, n *node) { w.farewell(n); w.connect(n) }, want: "d0 EVICTED, live after 0, 0"},
 		"breaks, is back":        {during: func(w *world, n *node) { w.dies(n); w.wakes(n) }, want: "live after 10, 10"},
+		"is slow, then breaks":   {during: func(w *world, n *node) { w.stalls(n); w.dies(n); w.tick(time.Second); w.wakes(n) }, want: "live after 10, 10"},
 		"breaks, is back late":   {during: (*world).dies, after: (*world).wakes, want: "d0 DOPPLER_AWAY, live after 0, 10"},
 		"breaks, is gone":        {during: (*world).dies, after: (*world).vanish, want: "d0 DOPPLER_AWAY, live after 0, d0 REASON_UNSPECIFIED, d0 DOPPLER_LOST, 0"},
 		"was away":               {before: (*world).dies, want: "d0 DOPPLER_AWAY, live after 0, 0"},

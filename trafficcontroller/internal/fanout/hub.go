@@ -185,6 +185,7 @@ func (h *Hub) Disconnected(addr string) {
 	defer h.mu.Unlock()
 	if l := h.at(addr); l != nil && l.up {
 		l.disconnected()
+		l.left = h.now
 	}
 }
 

@@ -130,7 +130,11 @@ func (t *Tail) pastIsOver() bool {
 	for _, g := range t.legs {
 		l := t.hub.links[g.doppler]
 		waits := g.state == legWaits && (l == nil || !l.up) || g.state == legReads && t.hub.isAway(g.doppler)
-		if !waits || !g.isOver(t) && t.hub.now.Sub(g.since) < t.hub.cfg.GatherWithin {
+		since := g.since
+		if l != nil && l.left.After(since) {
+			since = l.left
+		}
+		if !waits || !g.isOver(t) && t.hub.now.Sub(since) < t.hub.cfg.GatherWithin {
 			return false
 		}
 	}

@@ -19,7 +19,8 @@ type link struct {
 	gone   time.Time // when addr was removed from the set of Dopplers, if it was
 	given  bool      // up for lost, and told so; kept for the tails it had
 	up     bool
-	wake   func() // says that take has something
+	left   time.Time // when it was up last
+	wake   func()    // says that take has something
 	events events
 
 	next     uint64 // the link's cursor

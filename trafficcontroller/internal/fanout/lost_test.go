@@ -26,16 +26,7 @@ func gapsOf(t *Tail, why streampb.Gap_Reason) (gaps []*streampb.Gap) {
 
 // run lets everything under way arrive without anybody reading.
 func (w *world) run() {
-	for busy := true; busy; {
-		busy = false
-		for _, n := range w.nodes {
-			for w.control(n) || w.deliver(n) {
-				busy = true
-			}
-		}
-		for w.answer(false) {
-			busy = true
-		}
+	for w.arrive() {
 	}
 }
 

@@ -422,6 +422,20 @@ func (w *world) tick(d time.Duration) {
 	}
 }
 
+// arrive lets arrive what is under way between Dopplers and Hub, and reports
+// whether there was something.
+func (w *world) arrive() (busy bool) {
+	for _, n := range w.nodes {
+		for w.control(n) || w.deliver(n) {
+			busy = true
+		}
+	}
+	for w.answer(false) {
+		busy = true
+	}
+	return busy
+}
+
 // stayAway makes some Dopplers that are away never come back.
 func (w *world) stayAway(n *node) bool {
 	l := w.hub.links[n.name]
@@ -445,15 +459,7 @@ func (w *world) settle() {
 		n.link.Skip = ""
 	}
 	for busy, rounds := true, 0; busy && w.fault == nil; rounds++ {
-		busy = false
-		for _, n := range w.nodes {
-			for w.control(n) || w.deliver(n) {
-				busy = true
-			}
-		}
-		for w.answer(false) {
-			busy = true
-		}
+		busy = w.arrive()
 		for _, c := range w.tails {
 			for w.flush(c, 1<<20) {
 				busy = true
