@@ -24,8 +24,10 @@ type leg struct {
 	place place // what the tail has had, or was told it will not
 	join  place // where held begins
 	held  []*frame
-	bytes int64 // of held
-	told  bool  // the tail has a position at place
+	short []uint64 // of each of held: fixed when it came
+	fixed uint64   // what correct has added
+	bytes int64    // of held
+	told  bool     // the tail has a position at place
 
 	// reading
 	serial  uint64 // of the read under way; 0: none
@@ -223,6 +225,7 @@ func (g *leg) correct(n uint64) {
 		return
 	}
 	g.join.matched += n
+	g.fixed += n
 	if g.want == wantNewest {
 		g.place.matched += n
 	}
@@ -271,6 +274,7 @@ func (t *Tail) goLive(g *leg) {
 // hold keeps a frame until the leg has arrived.
 func (t *Tail) hold(g *leg, f *frame) {
 	g.held = append(g.held, f.retain())
+	g.short = append(g.short, g.fixed)
 	g.bytes += f.size()
 	t.heldBytes += f.size()
 	live, _, _ := t.q.level()
@@ -286,12 +290,14 @@ func (t *Tail) letGo(g *leg) bool {
 	f := g.held[0]
 	g.held[0] = nil
 	g.held = g.held[1:]
+	less := g.fixed - g.short[0] // than there were before its end
+	g.short = g.short[1:]
 	g.bytes -= f.size()
 	t.heldBytes -= f.size()
 	if f.pinned {
 		t.enqueue(f)
 	} else {
-		g.join = place{max(g.join.offset, f.end), max(g.join.matched, f.matched)}
+		g.join = place{max(g.join.offset, f.end), max(g.join.matched, f.matched+less)}
 	}
 	f.release()
 	return true
