@@ -120,6 +120,40 @@ func MaskOf(types ...string) (ClassMask, error) {
 	return m, nil
 }
 
+// MaskOfClasses returns the set of the classes with these names, as String
+// returns them. The error names the class that is unknown.
+func MaskOfClasses(names ...string) (ClassMask, error) {
+	var m ClassMask
+	for _, name := range names {
+		c, ok := classNamed(name)
+		if !ok {
+			return 0, fmt.Errorf("unknown envelope class %.100q, want one of %s", name, strings.Join(AllClasses.Classes(), ", "))
+		}
+		m |= 1 << c
+	}
+	return m, nil
+}
+
+func classNamed(name string) (Class, bool) {
+	for c := range Class(NumClasses) {
+		if c.String() == name {
+			return c, true
+		}
+	}
+	return 0, false
+}
+
+// Classes names the classes of the set, in order of their numbers.
+func (m ClassMask) Classes() []string {
+	var names []string
+	for c := range Class(NumClasses) {
+		if m.Has(c) {
+			names = append(names, c.String())
+		}
+	}
+	return names
+}
+
 func typeMask(name string) (ClassMask, bool) {
 	for _, t := range typeMasks {
 		if t.name == name {

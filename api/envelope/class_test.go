@@ -80,3 +80,21 @@ func TestClassNumbers(t *testing.T) {
 		t.Errorf("%d classes", envelope.NumClasses)
 	}
 }
+
+func TestMaskOfClasses(t *testing.T) {
+	for c := range envelope.Class(envelope.NumClasses) {
+		m, err := envelope.MaskOfClasses(c.String())
+		if err != nil || m != 1<<c {
+			t.Errorf("MaskOfClasses(%q) = %b, %v", c.String(), m, err)
+		}
+	}
+	if m, err := envelope.MaskOfClasses(envelope.AllClasses.Classes()...); err != nil || m != envelope.AllClasses {
+		t.Errorf("all classes give %b, %v", m, err)
+	}
+	if m, err := envelope.MaskOfClasses(); err != nil || m != 0 {
+		t.Errorf("no class gives %b, %v", m, err)
+	}
+	if _, err := envelope.MaskOfClasses("log", "logs"); err == nil || !strings.Contains(err.Error(), `"logs"`) {
+		t.Errorf("an unknown class: %v", err)
+	}
+}

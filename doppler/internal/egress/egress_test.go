@@ -235,11 +235,14 @@ func TestFirehoseFilters(t *testing.T) {
 	defer c.conn.CloseNow()
 	other := d.dial("/v2/firehose?shard_id=a&type=counter")
 	defer other.conn.CloseNow()
+	byClass := d.dial("/v2/firehose?shard_id=b&class=event&class=log")
+	defer byClass.conn.CloseNow()
 	for range 10 {
 		d.emit("app-1", 3)
 		d.emit("app-2", 2)
 	}
 	c.want(20)
+	byClass.want(50)
 	for _, l := range c.lines {
 		if !strings.HasPrefix(l, "app-2: ") {
 			t.Fatalf("foreign line %q", l)
@@ -459,6 +462,7 @@ func TestBadRequests(t *testing.T) {
 		says   string
 	}{
 		{"/v2/firehose?type=trace", 400, "trace"},
+		{"/v2/firehose?class=logs", 400, "logs"},
 		{"/v2/firehose?start=middle", 400, "start"},
 		{"/v2/firehose?ack=never", 400, "ack"},
 		{"/v2/firehose?cursor=nonsense", 400, "cursor"},

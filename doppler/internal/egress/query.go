@@ -59,7 +59,7 @@ func parseFirehose(v url.Values) (q firehoseQuery, err error) {
 }
 
 func parseFilter(v url.Values) (f reader.Filter, err error) {
-	if f.Mask, err = envelope.MaskOf(v["type"]...); err != nil {
+	if f.Mask, err = parseMask(v); err != nil {
 		return f, err
 	}
 	f.Sources, f.Names = v["source_id"], v["name"]
@@ -74,6 +74,20 @@ func parseFilter(v url.Values) (f reader.Filter, err error) {
 	return f, nil
 }
 
+// parseMask reads what kinds of envelopes are asked for: by type as v2 clients
+// know them, or by class, which old filters need.
+func parseMask(v url.Values) (envelope.ClassMask, error) {
+	classes, err := envelope.MaskOfClasses(v["class"]...)
+	if err != nil {
+		return 0, err
+	}
+	if len(v["type"]) == 0 && classes != 0 {
+		return classes, nil
+	}
+	types, err := envelope.MaskOf(v["type"]...)
+	return types | classes, err
+}
+
 type historyQuery struct {
 	mask     envelope.ClassMask
 	forward  bool // everything from from on, instead of the newest
@@ -85,7 +99,7 @@ type historyQuery struct {
 }
 
 func parseHistory(v url.Values, head uint64) (q historyQuery, err error) {
-	if q.mask, err = envelope.MaskOf(v["type"]...); err != nil {
+	if q.mask, err = parseMask(v); err != nil {
 		return q, err
 	}
 	limit := uint64(0)
