@@ -271,12 +271,20 @@ func (c *reader) joined(dopplers int) {
 // want waits for exactly these ids, in any order over Dopplers.
 func (c *reader) want(ids ...string) {
 	c.t.Helper()
-	eventually(c.t, fmt.Sprintf("%d envelopes, have %d", len(ids), c.count()), func() bool { return c.count() >= len(ids) })
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	got, want := slices.Sorted(slices.Values(c.ids)), slices.Sorted(slices.Values(ids))
+	wantIn(c.t, func() []string {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return slices.Clone(c.ids)
+	}, ids)
+}
+
+// wantIn waits for exactly these ids, in any order.
+func wantIn(t *testing.T, have func() []string, ids []string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d envelopes, have %d", len(ids), len(have())), func() bool { return len(have()) >= len(ids) })
+	got, want := slices.Sorted(slices.Values(have())), slices.Sorted(slices.Values(ids))
 	if !slices.Equal(got, want) {
-		c.t.Fatalf("got %v, want %v", got, want)
+		t.Fatalf("got %v, want %v", got, want)
 	}
 }
 

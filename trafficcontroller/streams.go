@@ -17,7 +17,7 @@ import (
 // openFirehose hands a connection to the relay.
 func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery, done func()) error {
 	return t.relay.Open(conn, relay.Options{
-		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Acking: q.Acking,
+		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Acking: q.Acking, Old: q.Old,
 		Remote: q.Remote, UserAgent: q.UserAgent,
 		Closed: func(row relay.Row, err error) {
 			t.logClosed("firehose", q.Client, row.Opened, err,
@@ -48,26 +48,39 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 	if t.tails.stopped {
 		return errStopping
 	}
-	tail := t.hub.Open(conn, fanout.Options{
-		Source: q.Source, Filter: fanout.NewFilter(q.Mask, q.Names), Newest: q.Recent, Whole: q.Whole, Since: q.Since, Cursor: q.Cursor,
-		Remote: q.Remote, UserAgent: q.UserAgent,
-	})
+	tail := t.hub.Open(conn, tailOptions(q))
 	if t.tails.open == nil {
 		t.tails.open = map[*fanout.Tail]*stream.Conn{}
 	}
 	t.tails.open[tail] = conn
 	t.tails.wg.Add(1)
-	t.pings.Add(conn)
-	go t.readTail(tail, conn, q.Client, done)
+	pings := t.pings
+	if q.Old {
+		pings = t.oldPings
+	}
+	pings.Add(conn)
+	go func() {
+		defer t.tails.wg.Done()
+		err := discard(conn, q.Old)
+		pings.Remove(conn)
+		t.closeTail(tail, conn, q.Client, err)
+		done()
+	}()
 	return nil
 }
 
-// readTail waits for the connection to end. What a tail says is not needed:
-// it has nothing to ack.
-func (t *TrafficController) readTail(tail *fanout.Tail, conn *stream.Conn, client api.Client, done func()) {
-	defer t.tails.wg.Done()
-	err := discard(conn)
-	t.pings.Remove(conn)
+func tailOptions(q api.TailQuery) fanout.Options {
+	if q.Old {
+		return fanout.Options{Source: q.Source, Filter: fanout.NewFilter(fanout.OldMask, nil), Old: true, Remote: q.Remote, UserAgent: q.UserAgent}
+	}
+	return fanout.Options{
+		Source: q.Source, Filter: fanout.NewFilter(q.Mask, q.Names), Newest: q.Recent, Whole: q.Whole, Since: q.Since, Cursor: q.Cursor,
+		Remote: q.Remote, UserAgent: q.UserAgent,
+	}
+}
+
+// closeTail ends a tail whose connection is over.
+func (t *TrafficController) closeTail(tail *fanout.Tail, conn *stream.Conn, client api.Client, err error) {
 	row := tail.Row()
 	tail.Close()
 	code, reason := stream.CloseNormal, ""
@@ -86,17 +99,19 @@ func (t *TrafficController) readTail(tail *fanout.Tail, conn *stream.Conn, clien
 	t.logClosed("tail", client, row.Opened, err,
 		slog.String("source_id", row.Source), slog.Uint64("bytes", row.Bytes),
 		slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps), slog.Uint64("dropped", row.Dropped))
-	done()
 }
 
-// discard reads until the connection ends.
-func discard(conn *stream.Conn) error {
+// discard reads until the connection ends. What a tail says is not needed: it
+// has nothing to ack. One of the old framing may say anything.
+func discard(conn *stream.Conn, old bool) error {
 	for {
 		b, err := conn.Read(context.Background())
 		if err != nil {
 			return err
 		}
-		_, err = stream.DecodeControl(b.Bytes())
+		if !old {
+			_, err = stream.DecodeControl(b.Bytes())
+		}
 		b.Release()
 		if err != nil {
 			return &clientError{err}

@@ -34,6 +34,7 @@ type TrafficController struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	pings    *stream.KeepAlive
+	oldPings *stream.KeepAlive
 	dialer   *upstream.Dialer
 	links    *upstream.Links
 	set      *upstream.Set
@@ -54,7 +55,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive()}
+	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive()}
 	if err := t.build(); err != nil {
 		return nil, err
 	}
@@ -93,6 +94,7 @@ func (t *TrafficController) build() error {
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
 		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, LostAfter: lostAfter, Pings: t.pings,
+		OldStuckTimeout: cfg.SlowTimeout, OldPings: t.oldPings,
 	}, t.log)
 	if err := t.buildTails(); err != nil {
 		return err
@@ -114,7 +116,7 @@ func (t *TrafficController) buildTails() (err error) {
 		Name: cfg.Name, TailBytes: cfg.TailQueueBytes, AllBytes: cfg.TailsQueueBytes,
 		GatherWithin: cfg.GatherTimeout, LostAfter: lostAfter, Heartbeat: cfg.Heartbeat,
 	}, fanout.PumpConfig{
-		StuckTimeout: cfg.StuckTimeout, Copies: t.tls != nil, Fetch: t.dialer.History, Fetches: 16,
+		StuckTimeout: cfg.StuckTimeout, OldTimeout: cfg.SlowTimeout, Copies: t.tls != nil, Fetch: t.dialer.History, Fetches: 16,
 	}, t.log, func() { t.tails.slow.Add(1) })
 	if err != nil {
 		return fmt.Errorf("tails: %w", err)
@@ -185,6 +187,7 @@ func (t *TrafficController) Run(ctx context.Context) error {
 	g.Add("pump", t.pump.Run)
 	g.Add("relay", t.relay.Run)
 	g.Add("pings", func(ctx context.Context) error { t.pings.Run(ctx); return nil })
+	g.Add("old-pings", func(ctx context.Context) error { t.oldPings.Run(ctx); return nil })
 	g.Add("self-metrics", t.emitMetrics)
 	g.Add("http", daemon.ServeHTTP(server, listener, time.Second))
 	// The first to stop: until the last stream is closed, whoever comes is told

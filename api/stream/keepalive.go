@@ -13,6 +13,10 @@ const (
 	pingInterval = 15 * time.Second
 	pingJitter   = pingInterval / 5 // taken off at random
 	pongTimeout  = 20 * time.Second
+	missedPong   = "missed pong: nothing heard for 20 s after a ping"
+	// What clients of the old framing expect (protocol/03).
+	oldPongTimeout = 30 * time.Second
+	oldMissedPong  = "Client did not respond to ping before keep-alive timeout expired."
 	// Pings due within it go out together.
 	pingTogether = 100 * time.Millisecond
 	// A write that took longer has waited for the peer.
@@ -26,6 +30,9 @@ const (
 // write decides. All methods may run concurrently.
 type KeepAlive struct {
 	began   time.Time
+	first   time.Duration // the first ping comes within it
+	timeout time.Duration // to answer a ping
+	reason  string        // of the close for a missed pong
 	earlier chan struct{} // signalled when the first that is due has changed
 	closing sync.WaitGroup
 
@@ -34,8 +41,15 @@ type KeepAlive struct {
 }
 
 // NewKeepAlive returns a KeepAlive; it pings while Run runs.
-func NewKeepAlive() *KeepAlive {
-	return &KeepAlive{began: time.Now(), earlier: make(chan struct{}, 1)}
+func NewKeepAlive() *KeepAlive { return newKeepAlive(pingInterval, pongTimeout, missedPong) }
+
+// NewOldKeepAlive returns a KeepAlive for clients of the old framing. The first
+// ping goes out at once, a pong may take 30 s, and the reason of the close is the
+// one they know (protocol/03).
+func NewOldKeepAlive() *KeepAlive { return newKeepAlive(1, oldPongTimeout, oldMissedPong) }
+
+func newKeepAlive(first, timeout time.Duration, reason string) *KeepAlive {
+	return &KeepAlive{began: time.Now(), first: first, timeout: timeout, reason: reason, earlier: make(chan struct{}, 1)}
 }
 
 // pulse is the care for one connection; it lies in the Conn.
@@ -57,7 +71,7 @@ func (k *KeepAlive) Add(c *Conn) {
 	if p.place != 0 {
 		return
 	}
-	*p = pulse{conn: c, at: k.now() + rand.N(pingInterval)}
+	*p = pulse{conn: c, at: k.now() + rand.N(k.first)}
 	heap.Push(&k.due, p)
 	k.signal(p)
 }
@@ -121,7 +135,7 @@ func (k *KeepAlive) round() time.Duration {
 		case sendPing:
 			k.ping(c)
 		case giveUp:
-			k.closing.Go(func() { _ = c.Close(ClosePolicy, "missed pong: nothing heard for 20 s after a ping") })
+			k.closing.Go(func() { _ = c.Close(ClosePolicy, k.reason) })
 		}
 	}
 }
@@ -149,11 +163,11 @@ func (k *KeepAlive) turn(p *pulse, now time.Duration) action {
 		p.waits, p.heard, p.pinged = true, heard, now
 		p.at = now + pingInterval - rand.N(pingJitter)
 		act = sendPing
-	case now < p.pinged+pongTimeout:
-		p.at = p.pinged + pongTimeout
+	case now < p.pinged+k.timeout:
+		p.at = p.pinged + k.timeout
 	default:
-		if took := k.lastTook(c, now); took+pongTimeout > now {
-			p.at = took + pongTimeout
+		if took := k.lastTook(c, now); took+k.timeout > now {
+			p.at = took + k.timeout
 			break
 		}
 		heap.Remove(&k.due, p.place-1)
@@ -172,7 +186,7 @@ func (k *KeepAlive) lastTook(c *Conn, now time.Duration) time.Duration {
 	if at := c.freed.Load(); at != 0 {
 		return time.Unix(0, at).Sub(k.began)
 	}
-	return -pongTimeout
+	return -k.timeout
 }
 
 // ping posts a ping. Where a write cannot be tried without blocking, it gets a

@@ -111,6 +111,41 @@ func TestKeepAliveMissedPong(t *testing.T) {
 	})
 }
 
+// TestOldKeepAlive pings at once, and waits longer for a pong.
+func TestOldKeepAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := NewOldKeepAlive()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			k.Run(ctx)
+		}()
+		server, client := piped()
+		_, end := pump(server)
+		k.Add(server)
+		began := time.Now()
+		if what, err := client.in.next(); what != gotPing || err != nil || time.Since(began) > pingTogether {
+			t.Errorf("%v, %v after %v, want a ping at once", what, err, time.Since(began))
+		}
+		if what, err := client.in.next(); what != gotClose || err != nil {
+			t.Errorf("%v, %v, want a close", what, err)
+		}
+		closed, err := parseClosePayload(client.in.control)
+		if err != nil || closed.Code != ClosePolicy || closed.Reason != "Client did not respond to ping before keep-alive timeout expired." {
+			t.Errorf("%+v, %v", closed, err)
+		}
+		if took := time.Since(began); took < 30*time.Second || took > 31*time.Second {
+			t.Errorf("closed after %v", took)
+		}
+		server.CloseNow()
+		client.CloseNow()
+		<-end
+		cancel()
+		<-ended
+	})
+}
+
 // TestKeepAliveWaitsForSlowReader has a client that reads nothing for minutes
 // while a write waits for it. That is no missed pong.
 func TestKeepAliveWaitsForSlowReader(t *testing.T) {

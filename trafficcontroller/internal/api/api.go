@@ -43,8 +43,9 @@ type API struct {
 // New returns an API.
 func New(cfg Config, log *slog.Logger) *API {
 	a := &API{cfg: cfg, log: log, mux: http.NewServeMux()}
-	a.mux.HandleFunc("GET /firehose/{subscription}", a.firehose)
-	a.mux.HandleFunc("GET /apps/{id}/stream", a.tail)
+	// Clients of the old framing were never asked for their method.
+	a.mux.HandleFunc("/firehose/{subscription}", a.firehose)
+	a.mux.HandleFunc("/apps/{id}/stream", a.tail)
 	a.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	a.mux.HandleFunc("GET /ready", a.ready)
 	a.mux.HandleFunc("GET /v2/subscriptions", cfg.Subscriptions)
@@ -103,11 +104,19 @@ func (a *API) admit(w http.ResponseWriter) bool {
 
 func (a *API) dismiss() { a.open.Add(-1) }
 
-// upgrade answers the handshake. The subprotocol decides the framing: this is
-// where one envelope per message will be told from batches.
+// isOld tells one envelope per message from batches: the subprotocol decides
+// the framing.
+func isOld(r *http.Request) bool {
+	return !hasToken(r.Header, "Sec-WebSocket-Protocol", stream.Subprotocol)
+}
+
+// upgrade answers the handshake. An old client that sends none gets the status
+// it knows (protocol/03).
 func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, bool) {
-	if hasToken(r.Header, "Upgrade", "websocket") && !hasToken(r.Header, "Sec-WebSocket-Protocol", stream.Subprotocol) {
-		http.Error(w, "ask for the WebSocket subprotocol "+stream.Subprotocol+"; it is the only framing there is yet", http.StatusBadRequest)
+	if isOld(r) && !hasToken(r.Header, "Upgrade", "websocket") {
+		w.Header().Set("Sec-Websocket-Version", "13")
+		http.Error(w, "Bad Request: this path is a WebSocket; connect with a WebSocket client (or, behind a proxy, pass the Upgrade and Connection headers on)",
+			http.StatusBadRequest)
 		return nil, false
 	}
 	conn, err := stream.Accept(w, r, stream.AcceptOptions{
@@ -133,7 +142,11 @@ func hasToken(h http.Header, name, token string) bool {
 }
 
 func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
-	q, err := parseFirehose(r)
+	parse := parseFirehose
+	if isOld(r) {
+		parse = parseOldFirehose
+	}
+	q, err := parse(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -153,7 +166,11 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) tail(w http.ResponseWriter, r *http.Request) {
-	q, err := parseTail(r, a.cfg.MaxRecent)
+	parse := a.parseTail
+	if isOld(r) {
+		parse = parseOldTail
+	}
+	q, err := parse(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

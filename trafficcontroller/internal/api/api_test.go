@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,10 +99,13 @@ func TestAnswers(t *testing.T) {
 		{"/v2/sources", nil, 200, "{}"},
 		{"/nowhere", nil, 404, "/nowhere"},
 		{"/firehose/", nil, 404, ""},
-		{"/firehose/a", nil, 426, "WebSocket"},
-		{"/apps/a/stream", nil, 426, "WebSocket"},
-		{"/firehose/a", upgrade(""), 400, stream.Subprotocol},
-		{"/firehose/a", upgrade("graphql"), 400, stream.Subprotocol},
+		{"/firehose/a", nil, 400, "Bad Request: this path is a WebSocket"},
+		{"/apps/a/stream", nil, 400, "Bad Request: this path is a WebSocket"},
+		{"/firehose/a", http.Header{"Sec-Websocket-Protocol": {stream.Subprotocol}}, 426, "WebSocket"},
+		{"/firehose/a?ack=client", upgrade(""), 400, "ack needs the WebSocket subprotocol " + stream.Subprotocol},
+		{"/apps/a/stream?recent=5", upgrade("graphql"), 400, "recent needs the WebSocket subprotocol"},
+		{"/firehose/" + long, upgrade(""), 400, "256"},
+		{"/apps/" + long + "/stream", upgrade(""), 400, "256"},
 		{"/firehose/" + long, upgrade(stream.Subprotocol), 400, "256"},
 		{"/firehose/a?type=trace", upgrade(stream.Subprotocol), 400, "trace"},
 		{"/firehose/a?ack=never", upgrade(stream.Subprotocol), 400, "ack"},
@@ -126,7 +130,12 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestPlainGetSaysUpgrade(t *testing.T) {
-	_, h, _ := serve(t, 10).get(t, "/firehose/a", nil)
+	s := serve(t, 10)
+	_, h, _ := s.get(t, "/firehose/a", nil)
+	if h.Get("Sec-Websocket-Version") != "13" {
+		t.Errorf("headers %v", h)
+	}
+	_, h, _ = s.get(t, "/firehose/a", http.Header{"Sec-Websocket-Protocol": {stream.Subprotocol}})
 	if h.Get("Upgrade") != "websocket" {
 		t.Errorf("headers %v", h)
 	}
@@ -168,6 +177,42 @@ func TestWhatIsAskedForArrives(t *testing.T) {
 	}
 }
 
+func TestOldFraming(t *testing.T) {
+	s := serve(t, 10)
+	logs, metrics := []string{"log"}, []string{"error-log", "container-gauge", "gauge", "http-timer", "timer", "counter"}
+	for _, tc := range []struct {
+		path    string
+		classes []string
+	}{
+		{"/firehose/a?", nil},
+		{"/firehose/a?filter-type=logs", logs},
+		{"/firehose/a?filter-type=metrics", metrics},
+		{"/firehose/a?filter-type=Logs&colour=red", nil},
+		{"/firehose/a?filter-type=%zz", nil},
+		{"/apps/app-1/stream?filter-type=metrics", nil},
+	} {
+		c, err := stream.Dial(t.Context(), s.http.URL+tc.path, stream.DialOptions{})
+		if err != nil {
+			t.Fatalf("%s: %v", tc.path, err)
+		}
+		if _, err := c.Read(t.Context()); err == nil {
+			t.Fatal("a message from nowhere")
+		}
+		c.CloseNow()
+		if strings.HasPrefix(tc.path, "/apps") {
+			q := s.tails[len(s.tails)-1]
+			if !q.Old || q.Source != "app-1" {
+				t.Errorf("%s: %+v", tc.path, q)
+			}
+			continue
+		}
+		q := s.firehoses[len(s.firehoses)-1]
+		if !q.Old || q.Subscription != "a" || !slices.Equal(q.Selectors["class"], tc.classes) {
+			t.Errorf("%s: %+v", tc.path, q)
+		}
+	}
+}
+
 func TestLimitsSpeak(t *testing.T) {
 	s := serve(t, 0)
 	status, h, body := s.get(t, "/firehose/a", upgrade(stream.Subprotocol))
@@ -194,10 +239,14 @@ func FuzzQueries(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, query string) {
 		r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/", RawQuery: query}, Header: http.Header{}}
-		if q, err := parseTail(r, 1000); err == nil && (q.Recent < 0 || q.Recent > 1000 || q.Since < 0) {
+		a := &API{cfg: Config{MaxRecent: 1000}}
+		if q, err := a.parseTail(r); err == nil && (q.Recent < 0 || q.Recent > 1000 || q.Since < 0) {
 			t.Errorf("%+v", q)
 		}
 		if q, err := parseFirehose(r); err == nil && len(q.Selectors["name"]) > maxSelectors {
+			t.Errorf("%+v", q)
+		}
+		if q, err := parseOldFirehose(r); err == nil && (!q.Old || q.Acking || len(q.Selectors) > 1) {
 			t.Errorf("%+v", q)
 		}
 	})

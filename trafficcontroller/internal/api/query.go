@@ -27,9 +27,10 @@ const (
 type FirehoseQuery struct {
 	Client
 	Subscription string
-	Selectors    url.Values // type, source_id, name; checked
+	Selectors    url.Values // class, type, source_id, name; checked
 	Cursor       string     // checked
 	Acking       bool       // the client itself acks
+	Old          bool       // framing
 }
 
 // TailQuery is a request for the tail of one source.
@@ -42,6 +43,7 @@ type TailQuery struct {
 	Whole  bool             // Recent is a limit, not what was asked for
 	Since  int64            // unix nanoseconds; 0 for none
 	Cursor *streampb.Cursor // nil for none
+	Old    bool             // framing; Source and Client are all that is set
 }
 
 // Client is who asks.
@@ -85,18 +87,22 @@ func selectors(v url.Values) (envelope.ClassMask, error) {
 	return envelope.MaskOf(v["type"]...)
 }
 
+// The parameters of the batch framing.
+var (
+	firehoseParameters = []string{"type", "source_id", "name", "cursor", "ack"}
+	tailParameters     = []string{"type", "name", "recent", "since", "cursor"}
+)
+
 func parseFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	v, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return q, fmt.Errorf("the query is malformed: %w", err)
 	}
-	if err := known(v, "type", "source_id", "name", "cursor", "ack"); err != nil {
+	if err := known(v, firehoseParameters...); err != nil {
 		return q, err
 	}
-	q.Client = clientOf(r)
-	q.Subscription = r.PathValue("subscription")
-	if n := len(q.Subscription); n > maxSubscription {
-		return q, fmt.Errorf("the subscription id has %d bytes, the limit is %d", n, maxSubscription)
+	if q.Client, q.Subscription, err = clientOf(r), r.PathValue("subscription"), checkSubscription(r); err != nil {
+		return q, err
 	}
 	if _, err := selectors(v); err != nil {
 		return q, err
@@ -116,18 +122,31 @@ func parseFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	return q, nil
 }
 
-func parseTail(r *http.Request, maxRecent int) (q TailQuery, err error) {
+func checkSubscription(r *http.Request) error {
+	if n := len(r.PathValue("subscription")); n > maxSubscription {
+		return fmt.Errorf("the subscription id has %d bytes, the limit is %d", n, maxSubscription)
+	}
+	return nil
+}
+
+func checkSource(r *http.Request) error {
+	if n := len(r.PathValue("id")); n > maxSourceID {
+		return fmt.Errorf("the source id has %d bytes, the limit is %d", n, maxSourceID)
+	}
+	return nil
+}
+
+func (a *API) parseTail(r *http.Request) (q TailQuery, err error) {
+	maxRecent := a.cfg.MaxRecent
 	v, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return q, fmt.Errorf("the query is malformed: %w", err)
 	}
-	if err := known(v, "type", "name", "recent", "since", "cursor"); err != nil {
+	if err := known(v, tailParameters...); err != nil {
 		return q, err
 	}
-	q.Client = clientOf(r)
-	q.Source = r.PathValue("id")
-	if n := len(q.Source); n > maxSourceID {
-		return q, fmt.Errorf("the source id has %d bytes, the limit is %d", n, maxSourceID)
+	if q.Client, q.Source, err = clientOf(r), r.PathValue("id"), checkSource(r); err != nil {
+		return q, err
 	}
 	if q.Mask, err = selectors(v); err != nil {
 		return q, err

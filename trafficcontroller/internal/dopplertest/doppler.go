@@ -102,6 +102,14 @@ func (d *Doppler) Fin() *streampb.Fin {
 	return &streampb.Fin{Doppler: d.Name, Epoch: d.Epoch, End: d.Head()}
 }
 
+// maskOf reads which classes are asked for, as a Doppler does.
+func maskOf(q url.Values) (envelope.ClassMask, error) {
+	if len(q["class"]) > 0 {
+		return envelope.MaskOfClasses(q["class"]...)
+	}
+	return envelope.MaskOf(q["type"]...)
+}
+
 // History answers a read, with as many envelopes as q allows.
 func (d *Doppler) History(source string, q url.Values) ([]byte, error) {
 	number := func(name string, otherwise uint64) uint64 {
@@ -111,7 +119,7 @@ func (d *Doppler) History(source string, q url.Values) ([]byte, error) {
 		}
 		return n
 	}
-	mask, err := envelope.MaskOf(q["type"]...)
+	mask, err := maskOf(q)
 	if err != nil {
 		return nil, err
 	}

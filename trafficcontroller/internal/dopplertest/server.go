@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
@@ -217,7 +216,7 @@ func (m memberSpeaker) leave()                   { m.Leave() }
 
 func (s *Server) firehose(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	mask, err := envelope.MaskOf(q["type"]...)
+	mask, err := maskOf(q)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -29,14 +29,16 @@ func (s *sink) Close(stream.CloseCode, string) error { return nil }
 // BenchmarkHub cuts link batches of 100 reference envelopes and writes them
 // to the tails. The time is that of one envelope that comes in.
 func BenchmarkHub(b *testing.B) {
-	for _, test := range []struct{ sources, tails int }{{1, 1}, {1, 100}, {100, 1}, {1000, 1}} {
-		b.Run(fmt.Sprintf("sources=%d/tails=%d", test.sources, test.tails), func(b *testing.B) {
-			benchmarkHub(b, test.sources, test.tails)
-		})
+	for _, old := range []bool{false, true} {
+		for _, test := range []struct{ sources, tails int }{{1, 1}, {1, 100}, {100, 1}, {1000, 1}} {
+			b.Run(fmt.Sprintf("old=%v/sources=%d/tails=%d", old, test.sources, test.tails), func(b *testing.B) {
+				benchmarkHub(b, test.sources, test.tails, old)
+			})
+		}
 	}
 }
 
-func benchmarkHub(b *testing.B, sources, tails int) {
+func benchmarkHub(b *testing.B, sources, tails int, old bool) {
 	hub, err := NewHub(Config{
 		Name: "tc", TailBytes: 1 << 20, AllBytes: 256 << 20, GatherWithin: time.Second, LostAfter: time.Second, Heartbeat: time.Second,
 		Read: func(Read) {}, Ready: func(*Tail) {}, End: func(*Tail, stream.CloseCode, string) {},
@@ -45,6 +47,7 @@ func benchmarkHub(b *testing.B, sources, tails int) {
 		b.Fatal(err)
 	}
 	pump := &Pump{hub: hub, cfg: PumpConfig{StuckTimeout: time.Second}, workers: 1}
+	pump.cfg.OldTimeout = time.Second
 	pump.ctx, pump.stop = context.WithCancel(b.Context())
 	defer pump.stop()
 	var ready []*Tail
@@ -55,7 +58,7 @@ func benchmarkHub(b *testing.B, sources, tails int) {
 	batch := &streampb.Batch{}
 	for s := range sources {
 		for range tails {
-			hub.Open(&sink{}, Options{Source: fmt.Sprint("source-", s), Filter: NewFilter(envelope.AllClasses, nil)})
+			hub.Open(&sink{}, Options{Source: fmt.Sprint("source-", s), Filter: NewFilter(envelope.AllClasses, nil), Old: old})
 		}
 	}
 	for w := hub.Watch("d:1"); w != nil; w = hub.Watch("d:1") {
@@ -72,7 +75,7 @@ func benchmarkHub(b *testing.B, sources, tails int) {
 		records = envelope.AppendRecord(records, envelopetest.Reference())
 	}
 	batch.Position = p
-	f := &flusher{pump: pump, maker: maker{budget: hub.budget}}
+	f := &flusher{pump: pump, maker: maker{budget: hub.budget, now: time.Now}}
 	b.SetBytes(int64(len(records)) / size)
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {

@@ -67,6 +67,7 @@ func matchRecord(record []byte, names []string) bool {
 
 // send makes a frame for the tails of a group.
 func (h *Hub) send(l *link, s *spec, g *group) {
+	s.old, s.source = g.old, g.source.id
 	f, err := h.maker.make(s, g)
 	if err != nil {
 		h.log.Error("frame for tails", "error", err)
@@ -102,7 +103,7 @@ func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
 	end := max(gap.GetTo(), l.next)
 	s := spec{
 		doppler: l.name, epoch: l.epoch, first: end, end: end, matched: w.counts.of(g.filter.Mask) + n,
-		placed: own.Precision == streampb.Gap_EXACT,
+		placed: own.Precision == streampb.Gap_EXACT, old: g.old, source: g.source.id,
 	}
 	after, vague := s, s
 	s.gaps = []*streampb.Gap{own}
@@ -133,10 +134,10 @@ func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
 }
 
 // offer offers f to a tail; it makes it first, if it is not made yet.
-func (h *Hub) offer(t *Tail, l *link, f *frame, s *spec, g *group) *frame {
+func (h *Hub) offer(t *Tail, l *link, f *frame, s *spec, of holders) *frame {
 	if f == nil {
 		var err error
-		if f, err = h.maker.make(s, g); err != nil {
+		if f, err = h.maker.make(s, of); err != nil {
 			h.log.Error("gap for tails", "error", err)
 			return nil
 		}
@@ -147,28 +148,43 @@ func (h *Hub) offer(t *Tail, l *link, f *frame, s *spec, g *group) *frame {
 
 // lost is an event of a link.
 func (h *Hub) lost(l *link, why streampb.Gap_Reason) {
-	f, err := h.maker.make(&spec{doppler: l.name, epoch: l.epoch, gaps: []*streampb.Gap{{
+	s := spec{doppler: l.name, epoch: l.epoch, gaps: []*streampb.Gap{{
 		Precision: streampb.Gap_UNKNOWN, Reason: why, Doppler: l.name, Epoch: l.epoch,
-	}}}, everyTail{h})
-	if err != nil {
-		h.log.Error("gap for tails", "error", err)
-		return
-	}
-	h.tell(l, f, func(w *watch, t *Tail) bool { return why != streampb.Gap_DOPPLER_LOST || t.loses(w) })
-	f.release()
+	}}}
+	h.tell(l, &s, func(w *watch, t *Tail) bool { return why != streampb.Gap_DOPPLER_LOST || t.loses(w) })
 }
 
-// tell offers a frame to the tails of a link that it concerns.
-func (h *Hub) tell(l *link, f *frame, concerns func(*watch, *Tail) bool) {
+// tell offers a frame to the tails of a link that it concerns: the same to all,
+// but where it is in the old framing it is of the source.
+func (h *Hub) tell(l *link, s *spec, concerns func(*watch, *Tail) bool) {
+	var every *frame
 	for _, w := range l.watches {
 		for _, g := range w.source.groups {
-			for _, t := range g.tails {
-				if concerns(w, t) {
-					t.offer(l, f)
-				}
+			if !g.old {
+				every = h.tellGroup(l, every, s, g, everyTail{h}, func(t *Tail) bool { return concerns(w, t) })
+				continue
+			}
+			own := *s
+			own.old, own.source = true, g.source.id
+			if f := h.tellGroup(l, nil, &own, g, g, func(t *Tail) bool { return concerns(w, t) }); f != nil {
+				f.release()
 			}
 		}
 	}
+	if every != nil {
+		every.release()
+	}
+}
+
+// tellGroup offers f to the tails of a group that it concerns; it makes it
+// first, if it is not made yet.
+func (h *Hub) tellGroup(l *link, f *frame, s *spec, g *group, of holders, concerns func(*Tail) bool) *frame {
+	for _, t := range g.tails {
+		if concerns(t) {
+			f = h.offer(t, l, f, s, of)
+		}
+	}
+	return f
 }
 
 // ends is an event of a link.
@@ -180,13 +196,8 @@ func (h *Hub) ends(l *link) {
 
 // fin is an event of a link.
 func (h *Hub) fin(l *link, end uint64) {
-	f, err := h.maker.make(&spec{doppler: l.name, epoch: l.epoch, fin: &streampb.Fin{Doppler: l.name, Epoch: l.epoch, End: end}}, everyTail{h})
-	if err != nil {
-		h.log.Error("fin for tails", "error", err)
-		return
-	}
-	h.tell(l, f, func(w *watch, _ *Tail) bool { return w.joined })
-	f.release()
+	s := spec{doppler: l.name, epoch: l.epoch, fin: &streampb.Fin{Doppler: l.name, Epoch: l.epoch, End: end}}
+	h.tell(l, &s, func(w *watch, t *Tail) bool { return w.joined && !t.options.Old })
 }
 
 // refused is an event of a link. Without one Doppler a tail is not whole.

@@ -38,14 +38,25 @@ func (f Filter) String() string {
 		return "all"
 	}
 	parts := make([]string, 0, 1+len(f.Names))
-	for _, t := range f.Mask.Types() {
-		parts = append(parts, "type="+t)
+	types := f.Mask.Types()
+	if mask, err := envelope.MaskOf(types...); err == nil && mask == f.Mask {
+		for _, t := range types {
+			parts = append(parts, "type="+t)
+		}
+	} else {
+		for _, c := range f.Mask.Classes() {
+			parts = append(parts, "class="+c)
+		}
 	}
 	for _, n := range f.Names {
 		parts = append(parts, "name="+n)
 	}
 	return strings.Join(parts, " ")
 }
+
+// OldMask is what of an app reaches its tails in the old framing (protocol,
+// sharp edge 8): log lines, container metrics and HTTP requests.
+const OldMask = envelope.ClassMask(1<<envelope.Log | 1<<envelope.ContainerGauge | 1<<envelope.HTTPTimer | 1<<envelope.Timer)
 
 // NewFilter puts names in their canonical order.
 func NewFilter(mask envelope.ClassMask, names []string) Filter {

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // frame is one message to tails, encoded. It is never changed once it is
@@ -28,6 +30,7 @@ type frame struct {
 	gaps    []*streampb.Gap
 	placed  bool
 	pinned  bool // told whatever else is dropped
+	old     bool // buf holds finished frames of the old framing, maybe none
 
 	// in the budget's list; guarded by its mu
 	prev, next *frame
@@ -42,6 +45,14 @@ type holders interface{ eachTail(func(*Tail)) }
 const overhead = 384
 
 func (f *frame) size() int64 { return int64(f.buf.Len()) + overhead }
+
+// wire is what is written to a connection.
+func (f *frame) wire() []byte {
+	if f.old {
+		return f.buf.Bytes()
+	}
+	return f.buf.Frame()
+}
 
 func (f *frame) retain() *frame {
 	f.refs.Add(1)
@@ -125,6 +136,9 @@ func (b *budget) oldest() *frame {
 // maker encodes frames. It belongs to whoever holds the hub's lock.
 type maker struct {
 	budget *budget
+	now    func() time.Time
+	framer wsframe.Framer
+	frames []byte // scratch of the old framing
 	batch  streampb.Batch
 	pos    streampb.Position
 	meta   []byte
@@ -145,10 +159,18 @@ type spec struct {
 	hello   *streampb.Hello
 	beat    *streampb.Heartbeat
 	live    *streampb.Watching // history is over
+	old     bool               // in the old framing
+	source  string             // whose lines tell gaps there
 }
+
+// inFraming makes it a frame in the framing of a tail.
+func (s *spec) inFraming(o *Options) { s.old, s.source = o.Old, o.Source }
 
 // make returns a frame with one reference.
 func (m *maker) make(s *spec, h holders) (*frame, error) {
+	if s.old {
+		return m.makeOld(s, h), nil
+	}
 	m.batch.Reset()
 	b := &m.batch
 	b.Gaps, b.Hello, b.Heartbeat = s.gaps, s.hello, s.beat
@@ -175,15 +197,7 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 	for _, r := range s.records {
 		size += len(r)
 	}
-	f := &frame{
-		buf: stream.NewBuffer(size), budget: m.budget, doppler: s.doppler, epoch: s.epoch,
-		first: s.first, end: s.end, matched: s.matched, count: uint64(len(s.records)), gaps: s.gaps, placed: s.placed, holders: h,
-	}
-	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
-	for _, g := range s.gaps {
-		// Without a place nothing else would make up for it.
-		f.pinned = f.pinned || (g.GetPrecision() != streampb.Gap_EXACT || !s.placed) && len(s.records) == 0
-	}
+	f := m.frame(s, h, size)
 	dst := f.buf.Bytes()
 	at := copy(dst, meta)
 	f.records = dst[at:]
@@ -193,9 +207,41 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 	if len(s.deltas) > 0 {
 		f.deltas = append([]uint32(nil), s.deltas...)
 	}
-	f.refs.Store(1)
 	m.budget.add(f)
 	return f, nil
+}
+
+// frame returns a frame for size bytes, to be filled and added to the budget.
+func (m *maker) frame(s *spec, h holders, size int) *frame {
+	f := &frame{
+		buf: stream.NewBuffer(size), budget: m.budget, doppler: s.doppler, epoch: s.epoch, old: s.old,
+		first: s.first, end: s.end, matched: s.matched, count: uint64(len(s.records)), gaps: s.gaps, placed: s.placed, holders: h,
+	}
+	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
+	for _, g := range s.gaps {
+		// Without a place nothing else would make up for it.
+		f.pinned = f.pinned || (g.GetPrecision() != streampb.Gap_EXACT || !s.placed) && len(s.records) == 0
+	}
+	f.refs.Store(1)
+	return f
+}
+
+// makeOld makes frames of the old framing. Places and the like it does not
+// know; what they say still counts for the queue the frame is in.
+func (m *maker) makeOld(s *spec, h holders) *frame {
+	m.frames = m.frames[:0]
+	for _, g := range s.gaps {
+		m.frames = m.framer.AppendLine(m.frames, g, s.source, m.now().UnixNano())
+	}
+	for _, r := range s.records {
+		if env, _, ok := envelope.Next(r); ok {
+			m.frames = m.framer.AppendEnvelope(m.frames, env)
+		}
+	}
+	f := m.frame(s, h, len(m.frames))
+	copy(f.buf.Bytes(), m.frames)
+	m.budget.add(f)
+	return f
 }
 
 // cut returns a frame of what f holds from offset on, with one reference.

@@ -101,8 +101,8 @@ func (h *Hub) read(t *Tail, g *leg, q url.Values, to uint64, limit int) {
 		return
 	}
 	q.Set("to", strconv.FormatUint(to, 10))
-	if types := t.filter.Mask.Types(); len(types) > 0 {
-		q["type"] = types
+	if t.filter.Mask != envelope.AllClasses {
+		q["class"] = t.filter.Mask.Classes()
 	}
 	h.serial++
 	g.serial = h.serial

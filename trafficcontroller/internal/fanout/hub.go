@@ -62,10 +62,12 @@ type source struct {
 	groups []*group
 }
 
-// group are the tails of a source with the same filter. They share frames.
+// group are the tails of a source with the same filter and framing. They share
+// frames.
 type group struct {
 	source *source
 	filter Filter
+	old    bool // framing
 	tails  []*Tail
 }
 
@@ -91,7 +93,7 @@ func NewHub(cfg Config, now time.Time, log *slog.Logger) (*Hub, error) {
 		links: map[string]*link{}, sources: map[string]*source{},
 		tails: map[*Tail]struct{}{}, joining: map[*Tail]struct{}{},
 	}
-	h.maker.budget = h.budget
+	h.maker.budget, h.maker.now = h.budget, func() time.Time { return h.now }
 	var err error
 	h.hello, err = h.maker.make(&spec{hello: &streampb.Hello{
 		Version: stream.Version, Server: cfg.Name, HeartbeatMillis: uint32(cfg.Heartbeat.Milliseconds()),
@@ -227,9 +229,11 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 		}
 	}
 	t.source = s
-	t.group = s.group(t.filter)
+	t.group = s.group(t.filter, o.Old)
 	t.group.tails = append(t.group.tails, t)
-	t.enqueue(h.hello)
+	if !o.Old {
+		t.enqueue(h.hello)
+	}
 	h.joining[t] = struct{}{}
 	t.gathering = t.newest()
 	for _, l := range h.links {
@@ -255,15 +259,15 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 	return t
 }
 
-// group finds or makes the group of a filter.
-func (s *source) group(f Filter) *group {
+// group finds or makes the group of a filter and a framing.
+func (s *source) group(f Filter, old bool) *group {
 	key := f.key()
 	for _, g := range s.groups {
-		if g.filter.key() == key {
+		if g.old == old && g.filter.key() == key {
 			return g
 		}
 	}
-	g := &group{source: s, filter: f}
+	g := &group{source: s, filter: f, old: old}
 	s.groups = append(s.groups, g)
 	return g
 }
@@ -382,7 +386,7 @@ func (h *Hub) heartbeat() {
 	}
 	before := h.now.Add(-h.cfg.Heartbeat * 4 / 5).UnixNano()
 	for t := range h.tails {
-		if t.wrote.Load() > before {
+		if t.options.Old || t.wrote.Load() > before {
 			continue
 		}
 		if h.beat == nil {

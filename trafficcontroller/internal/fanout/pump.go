@@ -19,6 +19,7 @@ type Fetch func(ctx context.Context, addr, source string, query map[string][]str
 // PumpConfig is what a Pump needs. Every field has to be set.
 type PumpConfig struct {
 	StuckTimeout time.Duration // a reader that takes nothing for so long is cut
+	OldTimeout   time.Duration // likewise, in the old framing
 	Copies       bool          // connections copy what they write (TLS)
 	Fetch        Fetch
 	Fetches      int // at a time
@@ -186,7 +187,7 @@ func (p *Pump) work() {
 
 // flushAll flushes tails until none is ready.
 func (p *Pump) flushAll() {
-	f := &flusher{pump: p, maker: maker{budget: p.hub.budget}}
+	f := &flusher{pump: p, maker: maker{budget: p.hub.budget, now: time.Now}}
 	for {
 		p.mu.Lock()
 		if len(p.ready) == 0 || p.running > p.workers {
@@ -243,7 +244,7 @@ func (f *flusher) flush(t *Tail) {
 	if len(f.entries) == 0 {
 		return
 	}
-	err := f.encode()
+	err := f.encode(t)
 	if err == nil {
 		err = f.write(t)
 	}
@@ -266,12 +267,14 @@ func (f *flusher) flush(t *Tail) {
 }
 
 // encode makes frames of the entries.
-func (f *flusher) encode() error {
+func (f *flusher) encode(t *Tail) error {
 	f.frames = f.frames[:0]
 	var fault error
 	for _, e := range f.entries {
 		if e.lost != nil {
-			told, err := f.maker.make(e.lost.spec(), nobody{})
+			s := e.lost.spec()
+			s.inFraming(t.options)
+			told, err := f.maker.make(s, nobody{})
 			if err != nil {
 				fault = err
 				continue
@@ -305,11 +308,16 @@ func (f *flusher) write(t *Tail) error {
 	var size int64
 	var envelopes, gaps uint64
 	for _, one := range f.frames {
-		b := one.buf.Frame()
-		f.bufs = append(f.bufs, b)
-		size += int64(len(b))
+		if b := one.wire(); len(b) > 0 {
+			f.bufs = append(f.bufs, b)
+			size += int64(len(b))
+		}
 		envelopes += one.count
 		gaps += uint64(len(one.gaps))
+	}
+	if len(f.bufs) == 0 {
+		f.release()
+		return nil
 	}
 	waits := false
 	err := t.conn.WriteFrames(f.bufs, func(spilled bool) {
@@ -320,7 +328,7 @@ func (f *flusher) write(t *Tail) error {
 			f.pump.waiting(true)
 		}
 		t.slow.Store(spilled)
-	}, f.pump.cfg.StuckTimeout)
+	}, f.pump.stuckTimeout(t))
 	if waits {
 		t.q.spilled(-size)
 		f.pump.hub.budget.used.Add(-size)
@@ -336,6 +344,13 @@ func (f *flusher) write(t *Tail) error {
 	return err
 }
 
+func (p *Pump) stuckTimeout(t *Tail) time.Duration {
+	if t.options.Old {
+		return p.cfg.OldTimeout
+	}
+	return p.cfg.StuckTimeout
+}
+
 // failed ends a tail that could not be written to.
 func (p *Pump) failed(t *Tail, err error) {
 	if !errors.Is(err, stream.ErrStuck) {
@@ -345,5 +360,10 @@ func (p *Pump) failed(t *Tail, err error) {
 	lag, _ := t.q.waiting()
 	_, _, dropped := t.q.level()
 	p.slow()
+	if t.options.Old {
+		// To old clients this code means "too slow" (protocol, sharp edge 4).
+		p.end(t, stream.CloseNormal, fmt.Sprintf("slow consumer: took nothing for %v: %d envelopes waiting, %d dropped", p.cfg.OldTimeout, lag, dropped))
+		return
+	}
 	p.end(t, stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d envelopes waiting, %d dropped", p.cfg.StuckTimeout, lag, dropped))
 }

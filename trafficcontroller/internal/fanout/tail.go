@@ -29,6 +29,9 @@ type Options struct {
 	// Cursor, unless nil, is where it was before; the other wishes for
 	// history do not count then.
 	Cursor *streampb.Cursor
+	// Old is the framing of old clients: one dropsonde envelope in each
+	// message, gaps as log lines, nothing else. There is no history then.
+	Old bool
 
 	Remote    string // address, for the view
 	UserAgent string
@@ -209,6 +212,7 @@ func (t *Tail) enqueueIdle(f *frame) {
 // enqueueSpec makes a frame of history, for this tail alone, and puts it into
 // the queue.
 func (t *Tail) enqueueSpec(s *spec) {
+	s.inFraming(t.options)
 	f, err := t.hub.maker.make(s, t)
 	if err != nil {
 		t.hub.log.Error("frame for a tail", "error", err)

@@ -18,12 +18,18 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // BenchmarkRelay passes leases of 64 KiB from a Doppler that has them ready
 // over loopback to a client that does not look at them. One operation is an
 // envelope; the time is that of all three together.
 func BenchmarkRelay(b *testing.B) {
+	b.Run("batches", func(b *testing.B) { benchmarkRelay(b, false) })
+	b.Run("old", func(b *testing.B) { benchmarkRelay(b, true) })
+}
+
+func benchmarkRelay(b *testing.B, old bool) {
 	const window = 256 << 10
 	frame, count, at := benchFrame(b)
 	doppler := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -74,6 +80,7 @@ func BenchmarkRelay(b *testing.B) {
 	pings := stream.NewKeepAlive()
 	relay := New(Config{
 		Name: "tc", IdleTimeout: time.Minute, StuckTimeout: time.Minute, Heartbeat: time.Minute, LostAfter: time.Minute, Pings: pings,
+		OldStuckTimeout: time.Minute, OldPings: pings,
 		Dial: func(ctx context.Context, addr, path string, q url.Values) (*stream.Conn, error) {
 			return stream.Dial(ctx, "http://"+addr+path+"?"+q.Encode(), stream.DialOptions{})
 		},
@@ -81,7 +88,7 @@ func BenchmarkRelay(b *testing.B) {
 	relay.Added(strings.TrimPrefix(doppler.URL, "http://"))
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, err := stream.Accept(w, r, stream.AcceptOptions{}); err == nil {
-			_ = relay.Open(conn, Options{Subscription: "s", Closed: func(Row, error) {}})
+			_ = relay.Open(conn, Options{Subscription: "s", Old: old, Closed: func(Row, error) {}})
 		}
 	}))
 	defer front.Close()
@@ -98,21 +105,25 @@ func BenchmarkRelay(b *testing.B) {
 		b.Fatal(err)
 	}
 	read := make([]byte, 256<<10)
-	have := 0
+	size, have := len(frame), 0
+	if old {
+		var f wsframe.Framer
+		size = count * len(f.AppendEnvelope(nil, envelopetest.Reference()))
+	}
 	b.SetBytes(int64(len(frame) / count))
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {
 		if n%count != 0 {
 			continue
 		}
-		for have < len(frame) {
+		for have < size {
 			n, err := client.Read(read)
 			if err != nil {
 				b.Fatal(err)
 			}
 			have += n
 		}
-		have -= len(frame)
+		have -= size
 	}
 }
 

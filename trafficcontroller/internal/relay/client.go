@@ -11,6 +11,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // Client is one connection to the Firehose.
@@ -46,7 +47,8 @@ type Client struct {
 	standing standing
 	lost     map[string]time.Time // Dopplers that are gone, and when to say so
 	queue    []item
-	queued   int // bytes
+	queued   int    // bytes
+	dropped  uint64 // envelopes an old client was told it misses
 	ended    bool
 	closed   *stream.CloseError // why this side closed it
 }
@@ -180,9 +182,29 @@ func (c *Client) giveUp(now time.Time) {
 	if len(gaps) == 0 {
 		return
 	}
+	if c.options.Old {
+		var f wsframe.Framer
+		told := build(1024, func(dst []byte) []byte { return c.appendDropped(&f, dst, gaps) })
+		c.push(item{buf: told, gaps: len(gaps)})
+		return
+	}
 	if b, err := metaBuffer(&streampb.Batch{Gaps: gaps}); err == nil {
 		c.push(item{buf: b, gaps: len(gaps)})
 	}
+}
+
+// appendDropped tells a client of the old framing its gaps.
+func (c *Client) appendDropped(f *wsframe.Framer, dst []byte, gaps []*streampb.Gap) []byte {
+	if len(gaps) == 0 {
+		return dst
+	}
+	now := time.Now().UnixNano()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range gaps {
+		dst, c.dropped = f.AppendDropped(dst, g, c.dropped, now)
+	}
+	return dst
 }
 
 // note keeps where the client stands.
@@ -219,7 +241,7 @@ func (c *Client) read() {
 	if errors.As(err, &bad) {
 		code, reason = stream.CloseBadMessage, bad.Error()
 	}
-	c.relay.cfg.Pings.Remove(c.conn)
+	c.pings().Remove(c.conn)
 	c.relay.mu.Lock()
 	delete(c.relay.clients, c)
 	c.relay.mu.Unlock()
@@ -258,6 +280,10 @@ func (c *Client) readLoop() error {
 		buf, err := c.conn.Read(context.Background())
 		if err != nil {
 			return err
+		}
+		if c.options.Old {
+			buf.Release() // what an old client says was never listened to
+			continue
 		}
 		msg, err := stream.DecodeControl(buf.Bytes())
 		if err != nil {
@@ -313,7 +339,7 @@ func (c *Client) tryWrite() bool {
 			return true
 		}
 		c.gather()
-		rest, ok, err := c.conn.TryWriteFrames(c.bufs)
+		rest, ok, err := c.tryFrames()
 		if !ok {
 			c.putBack()
 			return false
@@ -324,6 +350,15 @@ func (c *Client) tryWrite() bool {
 		}
 		c.settle()
 	}
+}
+
+// tryFrames hands the socket what it takes of the batch. A batch may be empty:
+// not everything has an old form.
+func (c *Client) tryFrames() (rest *stream.Unwritten, ok bool, err error) {
+	if len(c.bufs) == 0 {
+		return nil, true, nil
+	}
+	return c.conn.TryWriteFrames(c.bufs)
 }
 
 // write finishes what push could not, and pays what is owed, until the client
@@ -353,7 +388,7 @@ func (c *Client) writeAll() (ended bool) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if c.rest != nil {
-		c.fault = c.rest.Finish(c.relay.cfg.StuckTimeout)
+		c.fault = c.rest.Finish(c.stuckTimeout())
 		if c.rest = nil; c.fault == nil {
 			c.settle()
 		}
@@ -379,9 +414,14 @@ func (c *Client) writeAll() (ended bool) {
 func (c *Client) gather() {
 	c.bufs, c.size = c.bufs[:0], 0
 	for i := range c.batch {
-		b := c.batch[i].buf.Frame()
-		c.bufs = append(c.bufs, b)
-		c.size += len(b)
+		b := c.batch[i].buf.Bytes()
+		if !c.options.Old {
+			b = c.batch[i].buf.Frame()
+		}
+		if len(b) > 0 {
+			c.bufs = append(c.bufs, b)
+			c.size += len(b)
+		}
 	}
 }
 
@@ -396,7 +436,12 @@ func (c *Client) release() {
 // writeOut hands the batch to the socket.
 func (c *Client) writeOut() {
 	c.gather()
-	c.fault = c.conn.WriteFrames(c.bufs, func(bool) { c.release() }, c.relay.cfg.StuckTimeout)
+	if len(c.bufs) == 0 {
+		c.release()
+		c.settle()
+		return
+	}
+	c.fault = c.conn.WriteFrames(c.bufs, func(bool) { c.release() }, c.stuckTimeout())
 	if c.fault == nil {
 		c.settle()
 	}
@@ -492,8 +537,28 @@ func (c *Client) failed(err error) {
 		return
 	}
 	c.relay.slow.Add(1)
+	if c.options.Old {
+		// To old clients this code means "too slow" (protocol, sharp edge 4).
+		c.closeWith(stream.CloseNormal, fmt.Sprintf("slow consumer: took nothing for %v, is %d envelopes behind, has missed %d",
+			c.stuckTimeout(), c.lag(), c.missed.Load()))
+		return
+	}
 	c.closeWith(stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d batches waiting here, %d envelopes behind",
-		c.relay.cfg.StuckTimeout, waiting, c.lag()))
+		c.stuckTimeout(), waiting, c.lag()))
+}
+
+func (c *Client) stuckTimeout() time.Duration {
+	if c.options.Old {
+		return c.relay.cfg.OldStuckTimeout
+	}
+	return c.relay.cfg.StuckTimeout
+}
+
+func (c *Client) pings() *stream.KeepAlive {
+	if c.options.Old {
+		return c.relay.cfg.OldPings
+	}
+	return c.relay.cfg.Pings
 }
 
 func (c *Client) closeWith(code stream.CloseCode, reason string) {

@@ -11,8 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // member is one client's part in its subscription group on one Doppler.
@@ -32,6 +34,7 @@ type member struct {
 	greeted bool
 	window  int
 	batch   streampb.Batch // scratch
+	framer  wsframe.Framer // likewise, for a client of the old framing
 
 	// guarded by the client's writing
 	debt   debt
@@ -94,7 +97,7 @@ func (m *member) end() (doppler string) {
 func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 	o := &m.client.options
 	q := url.Values{"shard_id": {o.Subscription}, "remote": {o.Remote}, "user": {m.client.relay.cfg.Name}}
-	for _, key := range []string{"type", "source_id", "name"} {
+	for _, key := range []string{"class", "type", "source_id", "name"} {
 		if v := o.Query[key]; len(v) > 0 {
 			q[key] = v
 		}
@@ -188,6 +191,9 @@ func (m *member) hello() error {
 		return nil
 	}
 	m.client.note(&m.batch)
+	if m.client.options.Old {
+		return nil
+	}
 	b, err := metaBuffer(&streampb.Batch{Position: p})
 	if err == nil {
 		m.client.push(item{buf: b})
@@ -207,7 +213,41 @@ func (m *member) pass(c *stream.Conn, b *stream.Buffer) {
 	for _, g := range m.batch.GetGaps() {
 		it.missed += g.GetCount()
 	}
+	if m.client.options.Old {
+		it.buf = m.oldFrames(b)
+		b.Release()
+	}
 	m.client.push(it)
+}
+
+// oldFrames encodes a batch in the old framing.
+func (m *member) oldFrames(b *stream.Buffer) *stream.Buffer {
+	_, records, err := stream.SplitBatch(b.Bytes())
+	if err != nil {
+		return stream.NewBuffer(0) // message has split it before
+	}
+	// An old envelope is about as long as a new one.
+	return build(len(records)+len(records)/8+1024, func(dst []byte) []byte {
+		dst = m.client.appendDropped(&m.framer, dst, m.batch.GetGaps())
+		for env := range envelope.Walk(records) {
+			dst = m.framer.AppendEnvelope(dst, env)
+		}
+		return dst
+	})
+}
+
+// build returns a Buffer of what is appended, which should fit into size bytes.
+func build(size int, appended func([]byte) []byte) *stream.Buffer {
+	room := stream.NewBuffer(size)
+	p := appended(room.Bytes()[:0:size])
+	if len(p) <= size {
+		room.Resize(len(p))
+		return room
+	}
+	room.Release()
+	b := stream.NewBuffer(len(p))
+	copy(b.Bytes(), p)
+	return b
 }
 
 // written notes that a message is in the client's socket, and says so when it

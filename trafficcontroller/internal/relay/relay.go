@@ -1,5 +1,6 @@
 // Package relay serves the Firehose: for each client one member stream to
-// every Doppler, whose batches pass through as they are.
+// every Doppler, whose batches pass through as they are, or, for a client of
+// the old framing, become one message per envelope.
 //
 // Nothing is queued here beyond what a Doppler has handed out: it waits for
 // Sent, which says that a batch is in the client's own socket. A client that
@@ -34,6 +35,9 @@ type Config struct {
 	Heartbeat    time.Duration // longest silence towards a client
 	LostAfter    time.Duration // a Doppler that is gone for so long is given up
 	Pings        *stream.KeepAlive
+	// What old clients expect (protocol/03).
+	OldStuckTimeout time.Duration
+	OldPings        *stream.KeepAlive
 }
 
 // Relay serves Firehose clients. Its methods may be called concurrently.
@@ -86,9 +90,10 @@ func (r *Relay) Removed(addr string) {
 // Options say what a client wants. Strings are passed on to the Dopplers.
 type Options struct {
 	Subscription string
-	Query        url.Values // type, source_id, name
+	Query        url.Values // class, type, source_id, name
 	Cursor       string
 	Acking       bool // the client itself acks
+	Old          bool // one dropsonde envelope per message
 	Remote       string
 	UserAgent    string
 	// Closed is called once, when the client is gone.
@@ -117,14 +122,16 @@ func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	if r.stopped {
 		return errStopping
 	}
-	if err := c.hello(); err != nil {
-		return err
+	if !o.Old {
+		if err := c.hello(); err != nil {
+			return err
+		}
 	}
 	r.clients[c] = struct{}{}
 	for addr := range r.addrs {
 		c.add(addr, false)
 	}
-	r.cfg.Pings.Add(conn)
+	c.pings().Add(conn)
 	r.wg.Add(1)
 	c.written.Add(1)
 	go c.read()
@@ -154,7 +161,7 @@ func (r *Relay) heartbeat(now time.Time) {
 	r.mu.Unlock() // a push may write, and tell a Doppler so
 	for _, c := range clients {
 		c.giveUp(now)
-		if now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
+		if c.options.Old || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
 			continue
 		}
 		b, err := metaBuffer(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
