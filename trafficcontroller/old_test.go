@@ -163,6 +163,7 @@ func TestSlowOldTailIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.CloseNow()
+	r.read("/apps/app/stream").joined(1)
 	a.Emit("app", strings.Repeat("x", 1000), 20_000)
 	eventually(t, "cut", func() bool {
 		return r.logs.with(`"msg":"stream closed"`, `"kind":"tail"`, `"code":1000`, "slow consumer: took nothing for 1s")

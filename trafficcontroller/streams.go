@@ -16,16 +16,26 @@ import (
 
 // openFirehose hands a connection to the relay.
 func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery, done func()) error {
-	return t.relay.Open(conn, relay.Options{
-		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Acking: q.Acking, Old: q.Old,
+	pings, framing := t.pings, (*relay.Framing)(nil)
+	if q.Old {
+		pings, framing = t.oldPings, relay.OldFraming(t.cfg.SlowTimeout)
+	}
+	pings.Add(conn)
+	err := t.relay.Open(conn, relay.Options{
+		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Acking: q.Acking, Framing: framing,
 		Remote: q.Remote, UserAgent: q.UserAgent,
 		Closed: func(row relay.Row, err error) {
+			pings.Remove(conn)
 			t.logClosed("firehose", q.Client, row.Opened, err,
 				slog.String("subscription", row.Subscription), slog.Uint64("bytes", row.Bytes),
 				slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps))
 			done()
 		},
 	})
+	if err != nil {
+		pings.Remove(conn)
+	}
+	return err
 }
 
 // tails are the open tail connections.

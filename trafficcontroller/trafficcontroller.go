@@ -93,8 +93,7 @@ func (t *TrafficController) build() error {
 	t.dialer = upstream.NewDialer(inside, int(cfg.SocketBufferBytes))
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
-		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, LostAfter: lostAfter, Pings: t.pings,
-		OldStuckTimeout: cfg.SlowTimeout, OldPings: t.oldPings,
+		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, LostAfter: lostAfter,
 	}, t.log)
 	if err := t.buildTails(); err != nil {
 		return err

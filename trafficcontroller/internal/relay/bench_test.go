@@ -77,18 +77,20 @@ func benchmarkRelay(b *testing.B, old bool) {
 		}
 	}))
 	defer doppler.Close()
-	pings := stream.NewKeepAlive()
 	relay := New(Config{
-		Name: "tc", IdleTimeout: time.Minute, StuckTimeout: time.Minute, Heartbeat: time.Minute, LostAfter: time.Minute, Pings: pings,
-		OldStuckTimeout: time.Minute, OldPings: pings,
+		Name: "tc", IdleTimeout: time.Minute, StuckTimeout: time.Minute, Heartbeat: time.Minute, LostAfter: time.Minute,
 		Dial: func(ctx context.Context, addr, path string, q url.Values) (*stream.Conn, error) {
 			return stream.Dial(ctx, "http://"+addr+path+"?"+q.Encode(), stream.DialOptions{})
 		},
 	}, slog.New(slog.DiscardHandler))
 	relay.Added(strings.TrimPrefix(doppler.URL, "http://"))
+	options := Options{Subscription: "s", Closed: func(Row, error) {}}
+	if old {
+		options.Framing = OldFraming(time.Minute)
+	}
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn, err := stream.Accept(w, r, stream.AcceptOptions{}); err == nil {
-			_ = relay.Open(conn, Options{Subscription: "s", Old: old, Closed: func(Row, error) {}})
+			_ = relay.Open(conn, options)
 		}
 	}))
 	defer front.Close()

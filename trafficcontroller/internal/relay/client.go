@@ -11,14 +11,13 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
-	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // Client is one connection to the Firehose.
 type Client struct {
 	// static
 	relay   *Relay
-	conn    *stream.Conn
+	conn    Conn
 	options Options
 	opened  time.Time
 	ctx     context.Context // ends with the client; its members' too
@@ -47,8 +46,7 @@ type Client struct {
 	standing standing
 	lost     map[string]time.Time // Dopplers that are gone, and when to say so
 	queue    []item
-	queued   int    // bytes
-	dropped  uint64 // envelopes an old client was told it misses
+	queued   int // bytes
 	ended    bool
 	closed   *stream.CloseError // why this side closed it
 }
@@ -182,29 +180,14 @@ func (c *Client) giveUp(now time.Time) {
 	if len(gaps) == 0 {
 		return
 	}
-	if c.options.Old {
-		var f wsframe.Framer
-		told := build(1024, func(dst []byte) []byte { return c.appendDropped(&f, dst, gaps) })
+	if f := c.options.Framing; f != nil {
+		told := build(1024, func(dst []byte) []byte { return f.Encoder()(dst, gaps, nil) })
 		c.push(item{buf: told, gaps: len(gaps)})
 		return
 	}
 	if b, err := metaBuffer(&streampb.Batch{Gaps: gaps}); err == nil {
 		c.push(item{buf: b, gaps: len(gaps)})
 	}
-}
-
-// appendDropped tells a client of the old framing its gaps.
-func (c *Client) appendDropped(f *wsframe.Framer, dst []byte, gaps []*streampb.Gap) []byte {
-	if len(gaps) == 0 {
-		return dst
-	}
-	now := time.Now().UnixNano()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, g := range gaps {
-		dst, c.dropped = f.AppendDropped(dst, g, c.dropped, now)
-	}
-	return dst
 }
 
 // note keeps where the client stands.
@@ -241,7 +224,6 @@ func (c *Client) read() {
 	if errors.As(err, &bad) {
 		code, reason = stream.CloseBadMessage, bad.Error()
 	}
-	c.pings().Remove(c.conn)
 	c.relay.mu.Lock()
 	delete(c.relay.clients, c)
 	c.relay.mu.Unlock()
@@ -281,8 +263,8 @@ func (c *Client) readLoop() error {
 		if err != nil {
 			return err
 		}
-		if c.options.Old {
-			buf.Release() // what an old client says was never listened to
+		if c.options.Framing != nil {
+			buf.Release()
 			continue
 		}
 		msg, err := stream.DecodeControl(buf.Bytes())
@@ -415,7 +397,7 @@ func (c *Client) gather() {
 	c.bufs, c.size = c.bufs[:0], 0
 	for i := range c.batch {
 		b := c.batch[i].buf.Bytes()
-		if !c.options.Old {
+		if c.options.Framing == nil {
 			b = c.batch[i].buf.Frame()
 		}
 		if len(b) > 0 {
@@ -537,10 +519,9 @@ func (c *Client) failed(err error) {
 		return
 	}
 	c.relay.slow.Add(1)
-	if c.options.Old {
-		// To old clients this code means "too slow" (protocol, sharp edge 4).
-		c.closeWith(stream.CloseNormal, fmt.Sprintf("slow consumer: took nothing for %v, is %d envelopes behind, has missed %d",
-			c.stuckTimeout(), c.lag(), c.missed.Load()))
+	if f := c.options.Framing; f != nil {
+		c.closeWith(f.StuckCode, fmt.Sprintf("slow consumer: took nothing for %v, is %d envelopes behind, has missed %d",
+			f.StuckTimeout, c.lag(), c.missed.Load()))
 		return
 	}
 	c.closeWith(stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d batches waiting here, %d envelopes behind",
@@ -548,17 +529,10 @@ func (c *Client) failed(err error) {
 }
 
 func (c *Client) stuckTimeout() time.Duration {
-	if c.options.Old {
-		return c.relay.cfg.OldStuckTimeout
+	if f := c.options.Framing; f != nil {
+		return f.StuckTimeout
 	}
 	return c.relay.cfg.StuckTimeout
-}
-
-func (c *Client) pings() *stream.KeepAlive {
-	if c.options.Old {
-		return c.relay.cfg.OldPings
-	}
-	return c.relay.cfg.Pings
 }
 
 func (c *Client) closeWith(code stream.CloseCode, reason string) {

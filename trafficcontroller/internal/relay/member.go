@@ -11,10 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
-	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // member is one client's part in its subscription group on one Doppler.
@@ -33,8 +31,8 @@ type member struct {
 	late    bool // the client was there before the Doppler could be reached
 	greeted bool
 	window  int
-	batch   streampb.Batch // scratch
-	framer  wsframe.Framer // likewise, for a client of the old framing
+	batch   streampb.Batch                                                // scratch
+	encode  func(dst []byte, gaps []*streampb.Gap, records []byte) []byte // of the client's framing, if it has one
 
 	// guarded by the client's writing
 	debt   debt
@@ -50,6 +48,9 @@ type member struct {
 func newMember(c *Client, addr string, late bool) *member {
 	m := &member{client: c, addr: addr, late: late, done: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(c.ctx)
+	if f := c.options.Framing; f != nil {
+		m.encode = f.Encoder()
+	}
 	return m
 }
 
@@ -191,7 +192,7 @@ func (m *member) hello() error {
 		return nil
 	}
 	m.client.note(&m.batch)
-	if m.client.options.Old {
+	if m.encode != nil {
 		return nil
 	}
 	b, err := metaBuffer(&streampb.Batch{Position: p})
@@ -213,26 +214,22 @@ func (m *member) pass(c *stream.Conn, b *stream.Buffer) {
 	for _, g := range m.batch.GetGaps() {
 		it.missed += g.GetCount()
 	}
-	if m.client.options.Old {
-		it.buf = m.oldFrames(b)
+	if m.encode != nil {
+		it.buf = m.frames(b)
 		b.Release()
 	}
 	m.client.push(it)
 }
 
-// oldFrames encodes a batch in the old framing.
-func (m *member) oldFrames(b *stream.Buffer) *stream.Buffer {
+// frames puts a batch into the client's framing.
+func (m *member) frames(b *stream.Buffer) *stream.Buffer {
 	_, records, err := stream.SplitBatch(b.Bytes())
 	if err != nil {
 		return stream.NewBuffer(0) // message has split it before
 	}
-	// An old envelope is about as long as a new one.
+	// In the old protocol an envelope is about as long as in the new one.
 	return build(len(records)+len(records)/8+1024, func(dst []byte) []byte {
-		dst = m.client.appendDropped(&m.framer, dst, m.batch.GetGaps())
-		for env := range envelope.Walk(records) {
-			dst = m.framer.AppendEnvelope(dst, env)
-		}
-		return dst
+		return m.encode(dst, m.batch.GetGaps(), records)
 	})
 }
 

@@ -53,7 +53,7 @@ func message(t *testing.T, c *stream.Conn) string {
 
 func TestOldClient(t *testing.T) {
 	s := newStage(t, func(c *Config) { c.Heartbeat = 50 * time.Millisecond })
-	s.opts = Options{Old: true}
+	s.opts = Options{Framing: OldFraming(patience)}
 	d := newFakeDoppler(t, "d0")
 	s.Added(d.addr)
 	c := s.dial()
@@ -98,7 +98,7 @@ func TestOldClient(t *testing.T) {
 // An envelope may be longer in the old protocol than the room made for it.
 func TestOldFormOutgrowsTheBatch(t *testing.T) {
 	s := newStage(t, nil)
-	s.opts = Options{Old: true}
+	s.opts = Options{Framing: OldFraming(patience)}
 	d := newFakeDoppler(t, "d0")
 	s.Added(d.addr)
 	c := s.dial()
@@ -119,8 +119,8 @@ func TestOldFormOutgrowsTheBatch(t *testing.T) {
 }
 
 func TestStuckOldClientIsCutAsItKnows(t *testing.T) {
-	s := newStage(t, func(c *Config) { c.OldStuckTimeout = 200 * time.Millisecond })
-	s.opts = Options{Old: true}
+	s := newStage(t, nil)
+	s.opts = Options{Framing: OldFraming(200 * time.Millisecond)}
 	d := newFakeDoppler(t, "d0")
 	s.Added(d.addr)
 	s.dial()

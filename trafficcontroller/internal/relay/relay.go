@@ -1,6 +1,6 @@
 // Package relay serves the Firehose: for each client one member stream to
-// every Doppler, whose batches pass through as they are, or, for a client of
-// the old framing, become one message per envelope.
+// every Doppler, whose batches pass through as they are, or, for an older kind of
+// client, are put into its own framing.
 //
 // Nothing is queued here beyond what a Doppler has handed out: it waits for
 // Sent, which says that a batch is in the client's own socket. A client that
@@ -34,10 +34,15 @@ type Config struct {
 	StuckTimeout time.Duration // a client that takes nothing for so long is cut
 	Heartbeat    time.Duration // longest silence towards a client
 	LostAfter    time.Duration // a Doppler that is gone for so long is given up
-	Pings        *stream.KeepAlive
-	// What old clients expect (protocol/03).
-	OldStuckTimeout time.Duration
-	OldPings        *stream.KeepAlive
+}
+
+// Conn is the part of a stream.Conn that a client needs, with its meaning.
+type Conn interface {
+	Read(ctx context.Context) (*stream.Buffer, error)
+	TryWriteFrames(bufs [][]byte) (rest *stream.Unwritten, ok bool, err error)
+	WriteFrames(bufs [][]byte, release func(spilled bool), timeout time.Duration) error
+	Close(code stream.CloseCode, reason string) error
+	CloseNow()
 }
 
 // Relay serves Firehose clients. Its methods may be called concurrently.
@@ -92,18 +97,29 @@ type Options struct {
 	Subscription string
 	Query        url.Values // class, type, source_id, name
 	Cursor       string
-	Acking       bool // the client itself acks
-	Old          bool // one dropsonde envelope per message
+	Acking       bool     // the client itself acks
+	Framing      *Framing // nil: batches
 	Remote       string
 	UserAgent    string
 	// Closed is called once, when the client is gone.
 	Closed func(Row, error)
 }
 
+// Framing is how an older kind of client is talked to. It gets no more than
+// envelopes and gaps, and what it says is not listened to.
+type Framing struct {
+	// Encoder returns what appends, ready to be written, a batch: gaps first. It
+	// is used by one goroutine; several of them may be in use at a time.
+	Encoder func() func(dst []byte, gaps []*streampb.Gap, records []byte) []byte
+	// A client that takes nothing for StuckTimeout is cut with StuckCode.
+	StuckTimeout time.Duration
+	StuckCode    stream.CloseCode
+}
+
 var errStopping = errors.New("this Traffic Controller is stopping")
 
 // Open serves a client until its connection ends. It returns at once.
-func (r *Relay) Open(conn *stream.Conn, o Options) error {
+func (r *Relay) Open(conn Conn, o Options) error {
 	c := &Client{
 		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1), due: time.NewTimer(payAfter),
 		members: map[string]*member{}, lost: map[string]time.Time{},
@@ -122,7 +138,7 @@ func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	if r.stopped {
 		return errStopping
 	}
-	if !o.Old {
+	if o.Framing == nil {
 		if err := c.hello(); err != nil {
 			return err
 		}
@@ -131,7 +147,6 @@ func (r *Relay) Open(conn *stream.Conn, o Options) error {
 	for addr := range r.addrs {
 		c.add(addr, false)
 	}
-	c.pings().Add(conn)
 	r.wg.Add(1)
 	c.written.Add(1)
 	go c.read()
@@ -161,7 +176,7 @@ func (r *Relay) heartbeat(now time.Time) {
 	r.mu.Unlock() // a push may write, and tell a Doppler so
 	for _, c := range clients {
 		c.giveUp(now)
-		if c.options.Old || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
+		if c.options.Framing != nil || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
 			continue
 		}
 		b, err := metaBuffer(&streampb.Batch{Heartbeat: &streampb.Heartbeat{

@@ -128,10 +128,8 @@ type stage struct {
 }
 
 func newStage(t *testing.T, change func(*Config)) *stage {
-	pings := stream.NewKeepAlive()
 	cfg := Config{
-		Name: "tc", IdleTimeout: patience, StuckTimeout: patience, Heartbeat: 5 * time.Second, Pings: pings,
-		OldStuckTimeout: patience, OldPings: stream.NewOldKeepAlive(),
+		Name: "tc", IdleTimeout: patience, StuckTimeout: patience, Heartbeat: 5 * time.Second,
 		Dial: func(ctx context.Context, addr, path string, q url.Values) (*stream.Conn, error) {
 			return stream.Dial(ctx, "http://"+addr+path+"?"+q.Encode(), stream.DialOptions{})
 		},
