@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,7 @@ func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery,
 		Remote: q.Remote, UserAgent: q.UserAgent,
 		Closed: func(row relay.Row, err error) {
 			pings.Remove(conn)
-			t.logClosed("firehose", q.Client, row.Opened, err,
+			t.logClosed("firehose", http.StatusSwitchingProtocols, q.Client, row.Opened, err,
 				slog.String("subscription", row.Subscription), slog.Uint64("bytes", row.Bytes),
 				slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps))
 			done()
@@ -106,7 +107,7 @@ func (t *TrafficController) closeTail(tail *fanout.Tail, conn *stream.Conn, clie
 	delete(t.tails.open, tail)
 	t.tails.mu.Unlock()
 	t.tails.egress.Add(row.Sent)
-	t.logClosed("tail", client, row.Opened, err,
+	t.logClosed("tail", http.StatusSwitchingProtocols, client, row.Opened, err,
 		slog.String("source_id", row.Source), slog.Uint64("bytes", row.Bytes),
 		slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps), slog.Uint64("dropped", row.Dropped))
 }
@@ -154,7 +155,7 @@ func (t *tails) closeAll(code stream.CloseCode, reason string, over time.Duratio
 }
 
 // logClosed writes the one line about a connection that is over.
-func (t *TrafficController) logClosed(what string, c api.Client, opened time.Time, err error, more ...slog.Attr) {
+func (t *TrafficController) logClosed(what string, status int, c api.Client, opened time.Time, err error, more ...slog.Attr) {
 	code, reason := stream.CloseAbnormal, ""
 	var closed *stream.CloseError
 	if errors.As(err, &closed) {
@@ -164,7 +165,7 @@ func (t *TrafficController) logClosed(what string, c api.Client, opened time.Tim
 	}
 	attrs := append([]slog.Attr{
 		slog.String("kind", what), slog.String("path", c.Path), slog.String("remote", c.Remote),
-		slog.String("forwarded", c.Forwarded), slog.String("user_agent", c.UserAgent), slog.Int("status", 101),
+		slog.String("forwarded", c.Forwarded), slog.String("user_agent", c.UserAgent), slog.Int("status", status),
 		slog.Duration("duration", time.Since(opened)), slog.Int("code", int(code)), slog.String("reason", reason),
 	}, more...)
 	t.log.LogAttrs(context.Background(), slog.LevelInfo, "stream closed", attrs...)

@@ -104,7 +104,7 @@ func (t *TrafficController) build() error {
 	t.api = api.New(api.Config{
 		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
 		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Firehose: t.openFirehose, Tail: t.openTail,
-		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
+		Subscriptions: t.serveSubscriptions, Sources: t.serveSources, Read: t.buildGateway(),
 	}, t.log)
 	return nil
 }

@@ -71,17 +71,18 @@ func (Log_Type) EnumDescriptor() ([]byte, []int) {
 }
 
 // Envelope carries one log line, counter, gauge, timer or event of one source.
+// Fields stand in the order that JSON has had them in for years.
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unix time in nanoseconds, set by the emitter.
 	Timestamp int64 `protobuf:"varint,1,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	// What emitted it: an app GUID or the name of a platform component.
 	SourceId string `protobuf:"bytes,2,opt,name=source_id,proto3" json:"source_id,omitempty"`
+	// Which instance of the source.
+	InstanceId string `protobuf:"bytes,8,opt,name=instance_id,proto3" json:"instance_id,omitempty"`
 	// Typed tags of 2017 agents; still sent by some components.
 	DeprecatedTags map[string]*Value `protobuf:"bytes,3,rep,name=deprecated_tags,proto3" json:"deprecated_tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Which instance of the source.
-	InstanceId string            `protobuf:"bytes,8,opt,name=instance_id,proto3" json:"instance_id,omitempty"`
-	Tags       map[string]string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Tags           map[string]string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*Envelope_Log
@@ -138,18 +139,18 @@ func (x *Envelope) GetSourceId() string {
 	return ""
 }
 
-func (x *Envelope) GetDeprecatedTags() map[string]*Value {
-	if x != nil {
-		return x.DeprecatedTags
-	}
-	return nil
-}
-
 func (x *Envelope) GetInstanceId() string {
 	if x != nil {
 		return x.InstanceId
 	}
 	return ""
+}
+
+func (x *Envelope) GetDeprecatedTags() map[string]*Value {
+	if x != nil {
+		return x.DeprecatedTags
+	}
+	return nil
 }
 
 func (x *Envelope) GetTags() map[string]string {
@@ -723,9 +724,9 @@ const file_loggregator_v2_envelope_proto_rawDesc = "" +
 	"\x1dloggregator/v2/envelope.proto\x12\x0eloggregator.v2\"\x81\x05\n" +
 	"\bEnvelope\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x1c\n" +
-	"\tsource_id\x18\x02 \x01(\tR\tsource_id\x12V\n" +
-	"\x0fdeprecated_tags\x18\x03 \x03(\v2,.loggregator.v2.Envelope.DeprecatedTagsEntryR\x0fdeprecated_tags\x12 \n" +
-	"\vinstance_id\x18\b \x01(\tR\vinstance_id\x126\n" +
+	"\tsource_id\x18\x02 \x01(\tR\tsource_id\x12 \n" +
+	"\vinstance_id\x18\b \x01(\tR\vinstance_id\x12V\n" +
+	"\x0fdeprecated_tags\x18\x03 \x03(\v2,.loggregator.v2.Envelope.DeprecatedTagsEntryR\x0fdeprecated_tags\x126\n" +
 	"\x04tags\x18\t \x03(\v2\".loggregator.v2.Envelope.TagsEntryR\x04tags\x12'\n" +
 	"\x03log\x18\x04 \x01(\v2\x13.loggregator.v2.LogH\x00R\x03log\x123\n" +
 	"\acounter\x18\x05 \x01(\v2\x17.loggregator.v2.CounterH\x00R\acounter\x12-\n" +

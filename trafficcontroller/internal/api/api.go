@@ -4,10 +4,10 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -29,6 +29,8 @@ type Config struct {
 	Tail     func(conn *stream.Conn, q TailQuery, done func()) error
 	// Subscriptions and Sources are views.
 	Subscriptions, Sources http.HandlerFunc
+	// Read is the stream of Server-Sent Events.
+	Read http.Handler
 }
 
 // API answers requests. It is an http.Handler.
@@ -50,6 +52,7 @@ func New(cfg Config, log *slog.Logger) *API {
 	a.mux.HandleFunc("GET /ready", a.ready)
 	a.mux.HandleFunc("GET /v2/subscriptions", cfg.Subscriptions)
 	a.mux.HandleFunc("GET /v2/sources", cfg.Sources)
+	a.mux.Handle("/v2/read", cfg.Read)
 	a.mux.HandleFunc("GET /{$}", a.discover)
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("there is nothing at %.200q; GET / lists what there is", r.URL.Path), http.StatusNotFound)
@@ -85,24 +88,36 @@ func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ready\n"))
 }
 
-// admit counts a new stream, or answers why it cannot be served now.
-func (a *API) admit(w http.ResponseWriter) bool {
-	refuse := func(after int, why string) bool {
-		w.Header().Set("Retry-After", strconv.Itoa(after))
-		http.Error(w, why, http.StatusServiceUnavailable)
-		return false
-	}
+// ErrTooMany says that there is no room for one more stream.
+var ErrTooMany = errors.New("too many connections")
+
+// Admit counts a new stream until dismiss is called, or says why it cannot be
+// served now.
+func (a *API) Admit() (dismiss func(), err error) {
 	if err := a.notReady(); err != nil {
-		return refuse(1, err.Error())
+		return nil, err
 	}
 	if n := a.open.Add(1); n > int64(a.cfg.MaxConnections) {
 		a.open.Add(-1)
-		return refuse(5, fmt.Sprintf("too many connections: the limit is %d", a.cfg.MaxConnections))
+		return nil, fmt.Errorf("%w: the limit is %d", ErrTooMany, a.cfg.MaxConnections)
 	}
-	return true
+	return func() { a.open.Add(-1) }, nil
 }
 
-func (a *API) dismiss() { a.open.Add(-1) }
+// admit is Admit; it answers if there is no room.
+func (a *API) admit(w http.ResponseWriter) (dismiss func(), ok bool) {
+	dismiss, err := a.Admit()
+	if err == nil {
+		return dismiss, true
+	}
+	after := "1"
+	if errors.Is(err, ErrTooMany) {
+		after = "5"
+	}
+	w.Header().Set("Retry-After", after)
+	http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	return nil, false
+}
 
 // isOld tells one envelope per message from batches: the subprotocol decides
 // the framing.
@@ -151,16 +166,17 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !a.admit(w) {
+	dismiss, ok := a.admit(w)
+	if !ok {
 		return
 	}
 	conn, ok := a.upgrade(w, r)
 	if !ok {
-		a.dismiss()
+		dismiss()
 		return
 	}
-	if err := a.cfg.Firehose(conn, q, a.dismiss); err != nil {
-		a.dismiss()
+	if err := a.cfg.Firehose(conn, q, dismiss); err != nil {
+		dismiss()
 		_ = conn.Close(stream.CloseGoingAway, err.Error())
 	}
 }
@@ -175,16 +191,17 @@ func (a *API) tail(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if !a.admit(w) {
+	dismiss, ok := a.admit(w)
+	if !ok {
 		return
 	}
 	conn, ok := a.upgrade(w, r)
 	if !ok {
-		a.dismiss()
+		dismiss()
 		return
 	}
-	if err := a.cfg.Tail(conn, q, a.dismiss); err != nil {
-		a.dismiss()
+	if err := a.cfg.Tail(conn, q, dismiss); err != nil {
+		dismiss()
 		_ = conn.Close(stream.CloseGoingAway, err.Error())
 	}
 }
@@ -206,6 +223,7 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) {
 		"links": map[string]any{
 			"self": link(scheme, "/"), "logging": link(ws, ""),
 			"firehose": link(ws, "/firehose/{subscription}"), "stream": link(ws, "/apps/{source_id}/stream"),
+			"read":          link(scheme, "/v2/read"),
 			"subscriptions": link(scheme, "/v2/subscriptions"), "sources": link(scheme, "/v2/sources"),
 			"health": link(scheme, "/health"), "ready": link(scheme, "/ready"),
 		},

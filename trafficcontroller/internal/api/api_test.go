@@ -47,7 +47,7 @@ func serve(t *testing.T, limit int) *served {
 			defer done()
 			return c.Close(stream.CloseNormal, "")
 		},
-		Subscriptions: view, Sources: view,
+		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view),
 	}, slog.New(slog.DiscardHandler))
 	s.http = httptest.NewServer(s.API)
 	t.Cleanup(s.http.Close)

@@ -98,7 +98,7 @@ func (m *member) end() (doppler string) {
 func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 	o := &m.client.options
 	q := url.Values{"shard_id": {o.Subscription}, "remote": {o.Remote}, "user": {m.client.relay.cfg.Name}}
-	for _, key := range []string{"class", "type", "source_id", "name"} {
+	for _, key := range []string{"class", "type", "source_id", "name", "selector", "deterministic_name"} {
 		if v := o.Query[key]; len(v) > 0 {
 			q[key] = v
 		}

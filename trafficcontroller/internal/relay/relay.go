@@ -95,7 +95,7 @@ func (r *Relay) Removed(addr string) {
 // Options say what a client wants. Strings are passed on to the Dopplers.
 type Options struct {
 	Subscription string
-	Query        url.Values // class, type, source_id, name
+	Query        url.Values // class, type, source_id, name, or selector; deterministic_name
 	Cursor       string
 	Acking       bool     // the client itself acks
 	Framing      *Framing // nil: batches

@@ -1,0 +1,43 @@
+package trafficcontroller
+
+import (
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/gateway"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
+)
+
+// buildGateway makes the stream of Server-Sent Events one more framing of the
+// Firehose.
+func (t *TrafficController) buildGateway() http.Handler {
+	return gateway.New(gateway.Config{
+		Allow:     func(http.ResponseWriter, *http.Request, []string) bool { return true },
+		Admit:     func() (func(), error) { return t.api.Admit() },
+		Open:      t.openGateway,
+		Heartbeat: gateway.DefaultHeartbeat, StreamTimeout: t.cfg.ReadTimeout,
+	})
+}
+
+func (t *TrafficController) openGateway(conn *gateway.Conn, q gateway.Query, closed func()) error {
+	query := url.Values{"selector": q.Selectors}
+	if q.DeterministicName != "" {
+		query.Set("deterministic_name", q.DeterministicName)
+	}
+	client := api.Client{Remote: q.Remote, Forwarded: q.Forwarded, UserAgent: q.UserAgent, Path: q.Path}
+	return t.relay.Open(conn, relay.Options{
+		Subscription: q.ShardID, Query: query, Remote: q.Remote, UserAgent: q.UserAgent,
+		Framing: &relay.Framing{
+			Encoder: gateway.NewEncoder, StuckTimeout: t.cfg.StuckTimeout, StuckCode: stream.CloseStuck,
+		},
+		Closed: func(row relay.Row, err error) {
+			t.logClosed("read", http.StatusOK, client, row.Opened, err,
+				slog.String("subscription", row.Subscription), slog.Uint64("bytes", row.Bytes),
+				slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps))
+			closed()
+		},
+	})
+}

@@ -1,0 +1,112 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Limits of a query.
+const (
+	maxSelectors = 10_000
+	maxValue     = 1024 // bytes
+)
+
+// Query is what a client asks for.
+type Query struct {
+	ShardID           string
+	DeterministicName string
+	Selectors         []string // as a Doppler takes them; at least one
+	Remote, UserAgent string
+	Forwarded, Path   string
+}
+
+func parse(r *http.Request, v url.Values) (q Query, bad *refusal) {
+	switch {
+	case r.Method != http.MethodGet:
+		return q, &notAllowed
+	case strings.Count(r.URL.RawQuery, "&") >= maxSelectors:
+		return q, &tooManyParts // net/url reads no more than that
+	case len(v) == 0:
+		return q, &emptyQuery
+	case tooLong(v):
+		return q, &tooLongValues
+	}
+	q = Query{
+		ShardID: v.Get("shard_id"), DeterministicName: v.Get("deterministic_name"),
+		Remote: remoteOf(r), UserAgent: r.UserAgent(), Forwarded: r.Header.Get("X-Forwarded-For"), Path: r.URL.EscapedPath(),
+	}
+	kinds := kindsOf(v)
+	sources := v["source_id"]
+	switch {
+	case len(kinds) == 0:
+		return q, &missingType
+	case len(kinds)*max(len(sources), 1) > maxSelectors:
+		return q, &tooManyParts
+	}
+	if len(sources) == 0 {
+		for _, k := range kinds {
+			q.Selectors = append(q.Selectors, k.Encode())
+		}
+	}
+	for _, source := range sources {
+		for _, k := range kinds {
+			if delete(k, "source_id"); source != "" {
+				k.Set("source_id", source)
+			}
+			q.Selectors = append(q.Selectors, k.Encode())
+		}
+	}
+	return q, nil
+}
+
+func tooLong(v url.Values) bool {
+	for _, values := range v {
+		for _, s := range values {
+			if len(s) > maxValue {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func remoteOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil && host == "" {
+		return ""
+	}
+	return r.RemoteAddr
+}
+
+// kindsOf lists the selectors for one source. Of a type only its presence
+// counts; a name takes the place of the plain type (protocol/04).
+func kindsOf(v url.Values) (kinds []url.Values) {
+	for _, kind := range []string{"log", "counter", "gauge", "timer", "event"} {
+		switch names := v[kind+".name"]; {
+		case kind == "counter" && len(names) > 0:
+			for _, name := range names {
+				kinds = append(kinds, named(kind, name))
+			}
+		case kind == "gauge" && len(names) > 0:
+			for _, list := range names {
+				k := named(kind, strings.Split(list, ",")...)
+				k["name"] = strings.Split(list, ",") // also an empty one: a gauge of that name
+				k.Set("exact", "true")
+				kinds = append(kinds, k)
+			}
+		case v.Has(kind):
+			kinds = append(kinds, url.Values{"type": {kind}})
+		}
+	}
+	return kinds
+}
+
+// named selects a type by name; an empty name is any.
+func named(kind string, names ...string) url.Values {
+	v := url.Values{"type": {kind}}
+	if len(names) > 1 || names[0] != "" {
+		v["name"] = names
+	}
+	return v
+}
