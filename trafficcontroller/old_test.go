@@ -3,6 +3,9 @@ package trafficcontroller
 import (
 	"context"
 	"fmt"
+	"io"
+	"mime/multipart"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -206,5 +209,34 @@ func TestSlowOldTailCounts(t *testing.T) {
 	eventually(t, "all is accounted for", func() bool { return count() == total })
 	if got, _ := c.have(); len(got) == total {
 		t.Error("nothing was dropped: the test shows nothing")
+	}
+}
+
+// The newest lines of all Dopplers, as noaa reads them.
+func TestRecentLogs(t *testing.T) {
+	a, b := doppler(t, "a", 1), doppler(t, "b", 1)
+	r := start(t, nil, a, b)
+	for i := range 10 {
+		[]*dopplertest.Server{a, b}[i%2].Emit("app", string(rune('a'+i)), 1)
+	}
+	resp := r.get("/apps/app/recentlogs?limit=4")
+	_, boundary, _ := strings.Cut(resp.header.Get("Content-Type"), "boundary=")
+	var codec dropsonde.Encoder
+	old := &oldReader{t: t}
+	for m := multipart.NewReader(strings.NewReader(resp.body), boundary); ; {
+		part, err := m.NextPart()
+		if err != nil {
+			break
+		}
+		v1, err := io.ReadAll(part)
+		if err == nil {
+			err = old.take(&codec, v1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, _ := old.have(); !slices.Equal(got, []string{"app/j0", "app/i0", "app/h0", "app/g0"}) {
+		t.Errorf("%v", got)
 	}
 }

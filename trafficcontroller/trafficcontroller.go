@@ -23,6 +23,7 @@ import (
 	"github.com/a1ea6966/loggregator/internal/mtls"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/recent"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/upstream"
 )
@@ -101,10 +102,12 @@ func (t *TrafficController) build() error {
 	if err := t.buildSet(); err != nil {
 		return err
 	}
+	reads := recent.New(recent.Config{Allow: t.allowApp, Ask: t.askHistory, Max: cfg.MaxRecent}, t.log)
 	t.api = api.New(api.Config{
 		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
 		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Firehose: t.openFirehose, Tail: t.openTail,
-		Subscriptions: t.serveSubscriptions, Sources: t.serveSources, Read: t.buildGateway(),
+		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
+		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics,
 	}, t.log)
 	return nil
 }

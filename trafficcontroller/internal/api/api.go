@@ -29,8 +29,10 @@ type Config struct {
 	Tail     func(conn *stream.Conn, q TailQuery, done func()) error
 	// Subscriptions and Sources are views.
 	Subscriptions, Sources http.HandlerFunc
-	// Read is the stream of Server-Sent Events.
-	Read http.Handler
+	// Read is the stream of Server-Sent Events; RecentLogs and ContainerMetrics
+	// are plain reads, of the app in the path value id.
+	Read                         http.Handler
+	RecentLogs, ContainerMetrics http.HandlerFunc
 }
 
 // API answers requests. It is an http.Handler.
@@ -52,6 +54,8 @@ func New(cfg Config, log *slog.Logger) *API {
 	a.mux.HandleFunc("GET /ready", a.ready)
 	a.mux.HandleFunc("GET /v2/subscriptions", cfg.Subscriptions)
 	a.mux.HandleFunc("GET /v2/sources", cfg.Sources)
+	a.mux.HandleFunc("/apps/{id}/recentlogs", cfg.RecentLogs)
+	a.mux.HandleFunc("/apps/{id}/containermetrics", cfg.ContainerMetrics)
 	a.mux.Handle("/v2/read", cfg.Read)
 	a.mux.HandleFunc("GET /{$}", a.discover)
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -47,7 +47,7 @@ func serve(t *testing.T, limit int) *served {
 			defer done()
 			return c.Close(stream.CloseNormal, "")
 		},
-		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view),
+		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view,
 	}, slog.New(slog.DiscardHandler))
 	s.http = httptest.NewServer(s.API)
 	t.Cleanup(s.http.Close)
@@ -97,6 +97,9 @@ func TestAnswers(t *testing.T) {
 		{"/ready", nil, 200, "ready"},
 		{"/v2/subscriptions", nil, 200, "{}"},
 		{"/v2/sources", nil, 200, "{}"},
+		{"/v2/read", nil, 200, "{}"},
+		{"/apps/a/recentlogs", nil, 200, "{}"},
+		{"/apps/a/containermetrics", nil, 200, "{}"},
 		{"/nowhere", nil, 404, "/nowhere"},
 		{"/firehose/", nil, 404, ""},
 		{"/firehose/a", nil, 400, "Bad Request: this path is a WebSocket"},
