@@ -227,8 +227,8 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) {
 		"links": map[string]any{
 			"self": link(scheme, "/"), "logging": link(ws, ""),
 			"firehose": link(ws, "/firehose/{subscription}"), "stream": link(ws, "/apps/{source_id}/stream"),
-			"read":          link(scheme, "/v2/read"),
-			"subscriptions": link(scheme, "/v2/subscriptions"), "sources": link(scheme, "/v2/sources"),
+			"recentlogs": link(scheme, "/apps/{source_id}/recentlogs"), "containermetrics": link(scheme, "/apps/{source_id}/containermetrics"),
+			"read": link(scheme, "/v2/read"), "subscriptions": link(scheme, "/v2/subscriptions"), "sources": link(scheme, "/v2/sources"),
 			"health": link(scheme, "/health"), "ready": link(scheme, "/ready"),
 		},
 	})
