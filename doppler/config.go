@@ -1,7 +1,10 @@
 package doppler
 
 import (
+	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
@@ -94,6 +97,31 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.String(&c.TLS.Cert, "tls-cert", "`file` with the certificate of both listeners; clients must show one too")
 	f.String(&c.TLS.Key, "tls-key", "`file` with its key")
 	f.String(&c.TLS.CA, "tls-ca", "`file` with the authority that clients' certificates are signed by")
+	f.Strings(&c.TLS.Suites, "tls-cipher-suite", "`name` of a cipher suite taken in TLS 1.2; may be given again; without, both that Loggregator speaks")
+	f.Inherit([]string{"ROUTER_"}, oldJob()...)
+}
+
+// oldJob is the environment of Loggregator's job (protocol/05, section 9). The
+// stream listener, which that job does not have, is on the port after the
+// gRPC listener's: so a Traffic Controller finds it.
+func oldJob() []daemon.Inherited {
+	return []daemon.Inherited{
+		{Variable: "ROUTER_PORT", Sets: []string{"grpc-addr"}, Convert: daemon.Port(0)},
+		{Variable: "ROUTER_PORT", Sets: []string{"stream-addr"}, Convert: daemon.Port(1)},
+		{Variable: "ROUTER_CERT_FILE", Sets: []string{"tls-cert"}},
+		{Variable: "ROUTER_KEY_FILE", Sets: []string{"tls-key"}},
+		{Variable: "ROUTER_CA_FILE", Sets: []string{"tls-ca"}},
+		{Variable: "ROUTER_CIPHER_SUITES", Sets: []string{"tls-cipher-suite"}, Convert: func(s string) (string, error) {
+			return strings.ReplaceAll(s, ":", ","), nil
+		}},
+		{Variable: "ROUTER_PPROF_PORT", Sets: []string{"admin-addr"}, Convert: daemon.LocalPort},
+		{Variable: "ROUTER_METRIC_BATCH_INTERVAL_MILLISECONDS", Sets: []string{"metric-interval"}, Convert: daemon.Milliseconds},
+		{Variable: "ROUTER_METRIC_SOURCE_ID", Why: "the own metrics always have the source id doppler"},
+		{Variable: "INGRESS_BUFFER_SIZE", Why: "what waits is bounded in bytes, see --ring-bytes and --ingress-bytes"},
+		{Variable: "EGRESS_BUFFER_SIZE", Why: "there is no queue per subscriber, see --ring-bytes"},
+		{Variable: "AGENT_GRPC_ADDRESS", Why: "the own metrics go straight into the ring"},
+		{Variable: "USE_RFC339", Why: "every log line has a time as in RFC 3339"},
+	}
 }
 
 // maxMessageLimit is what any agent can send.
@@ -130,6 +158,11 @@ func (c *Config) Validate() error {
 	f.BytesBetween("socket-buffer-bytes", c.SocketBufferBytes, 4<<10, 64<<20)
 	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
 	daemon.Between(f, "metric-interval", c.MetricInterval, 0, time.Hour)
+	for _, name := range c.TLS.Suites {
+		if !slices.Contains(mtls.Suites(), name) {
+			f.Addf("tls-cipher-suite", fmt.Sprintf("%.100q", name), "is none of %v", mtls.Suites())
+		}
+	}
 	if !c.TLS.Empty() && !c.TLS.Complete() {
 		f.Addf("tls-cert", c.TLS.Cert, "--tls-cert, --tls-key and --tls-ca go together")
 	}

@@ -42,6 +42,14 @@ func (s *settings) Flags(f *Flags) {
 	f.Duration(&s.Linger, "linger", "how long to wait")
 	f.Int(&s.Count, "count", "how many")
 	f.Bool(&s.Open, "open", "let anybody in")
+	f.Inherit([]string{"OLD_"},
+		Inherited{Variable: "OLD_PORT", Sets: []string{"addr"}, Convert: Port(0)},
+		Inherited{Variable: "OLD_ADDRS", Sets: []string{"peer"}},
+		Inherited{Variable: "OLD_INTERVAL_MS", Sets: []string{"linger"}, Convert: Milliseconds},
+		Inherited{Variable: "OLD_LINGER", Sets: []string{"linger"}},
+		Inherited{Variable: "OLD_LOCAL", Sets: []string{"addr"}, Convert: LocalPort},
+		Inherited{Variable: "OLD_BUFFER", Why: "there is no such buffer"},
+	)
 }
 
 func (s *settings) Validate() error {
@@ -74,6 +82,12 @@ func start(t *testing.T, args []string, environment map[string]string, file stri
 	p := program{
 		name: "test-service", summary: "does nothing", settings: o.settings, args: args,
 		lookup: func(name string) (string, bool) { v, ok := environment[name]; return v, ok },
+		environ: func() (list []string) {
+			for name, v := range environment {
+				list = append(list, name+"="+v)
+			}
+			return list
+		},
 		stdout: &stdout, stderr: &stderr,
 	}
 	o.code = p.main(t.Context(), func(ctx context.Context, log *slog.Logger) error {

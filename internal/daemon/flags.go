@@ -16,6 +16,10 @@ type Flags struct {
 	set      *flag.FlagSet
 	settings []*setting // in order of declaration
 	group    string
+
+	inherited   []Inherited
+	oldPrefixes []string
+	notices     []string // of variables without effect
 }
 
 // setting is one declared flag and where it belongs in the help.

@@ -36,8 +36,8 @@ type Settings interface {
 // process.
 //
 // A setting is taken from the command line, else from the environment
-// (NAME_FLAG_NAME), else from the YAML file that --config names, else it keeps
-// its default. All faults are written to standard error, one line each, before
+// (NAME_FLAG_NAME), else from that of an old job (see Flags.Inherit), else from
+// the YAML file that --config names, else it keeps its default. All faults are written to standard error, one line each, before
 // anything runs. --help and --version write to standard output and end.
 //
 // run must block until ctx ends, then clean up and return nil. ctx ends with
@@ -46,7 +46,7 @@ type Settings interface {
 func Main[C Settings](name, summary string, config C, run func(ctx context.Context, config C, log *slog.Logger) error) int {
 	p := program{
 		name: name, summary: summary, settings: config,
-		args: os.Args[1:], lookup: os.LookupEnv, stdout: os.Stdout, stderr: os.Stderr,
+		args: os.Args[1:], lookup: os.LookupEnv, environ: os.Environ, stdout: os.Stdout, stderr: os.Stderr,
 	}
 	return p.main(context.Background(), func(ctx context.Context, log *slog.Logger) error {
 		return run(ctx, config, log)
@@ -59,6 +59,7 @@ type program struct {
 	settings       Settings
 	args           []string
 	lookup         func(string) (string, bool)
+	environ        func() []string
 	stdout, stderr io.Writer
 }
 
@@ -97,6 +98,7 @@ func (p program) main(ctx context.Context, run func(context.Context, *slog.Logge
 	}
 	log := slog.New(slog.NewJSONHandler(p.stderr, &slog.HandlerOptions{Level: own.level})).With("service", p.name)
 	slog.SetDefault(log)
+	flags.reportInherited(p.environ(), log)
 	ctx, stop := signals(ctx)
 	defer stop()
 	if err := run(ctx, log); err != nil && !errors.Is(err, context.Canceled) {

@@ -24,14 +24,16 @@ type sources struct {
 	lookup func(string) (string, bool)
 }
 
-// load sets every declared flag from the file, the environment and the
-// arguments, the later over the earlier, and returns all faults found.
+// load sets every declared flag from the file, the environment of an old job,
+// its own and the arguments, the later over the earlier, and returns all faults found.
 func (f *Flags) load(from sources) []error {
 	arguments, faults := f.parseArgs(from.args)
 	environment := f.readEnvironment(from)
 	file, fileFaults := f.readFile(last("config", environment, arguments))
 	faults = append(faults, fileFaults...)
-	for _, layer := range [][]given{file, environment, arguments} {
+	inherited, oldFaults := f.readInherited(from, environment)
+	faults = append(faults, oldFaults...)
+	for _, layer := range [][]given{file, inherited, environment, arguments} {
 		faults = append(faults, f.apply(layer)...)
 	}
 	return faults

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // The suites our services and Loggregator's agents speak in TLS 1.2. TLS 1.3
@@ -16,6 +17,30 @@ func insideSuites() []uint16 {
 	}
 }
 
+// Suites names the cipher suites that Files.Suites may have.
+func Suites() (names []string) {
+	for _, id := range insideSuites() {
+		names = append(names, tls.CipherSuiteName(id))
+	}
+	return names
+}
+
+// suites are those of f.
+func (f Files) suites() ([]uint16, error) {
+	if len(f.Suites) == 0 {
+		return insideSuites(), nil
+	}
+	var ids []uint16
+	for _, name := range f.Suites {
+		i := slices.Index(Suites(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("cipher suite %.100q is not known; there are %v", name, Suites())
+		}
+		ids = append(ids, insideSuites()[i])
+	}
+	return ids, nil
+}
+
 // Server returns the configuration of a listener that takes only clients with
 // a certificate of f.CA; any name in it will do. TLS 1.2 and 1.3. Changed
 // files count from the next handshake on. The error names the file at fault.
@@ -23,12 +48,13 @@ func insideSuites() []uint16 {
 func Server(f Files) (*tls.Config, error) {
 	pair, err := watchPair(f.logger(), f.Cert, f.Key)
 	pool, poolErr := watchPool(f.logger(), f.CA)
-	if err := errors.Join(err, poolErr); err != nil {
+	suites, suitesErr := f.suites()
+	if err := errors.Join(err, poolErr, suitesErr); err != nil {
 		return nil, fmt.Errorf("server TLS: %w", err)
 	}
 	config := &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		CipherSuites:   insideSuites(),
+		CipherSuites:   suites,
 		ClientAuth:     tls.RequireAndVerifyClientCert,
 		ClientCAs:      pool.get(),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },

@@ -25,6 +25,9 @@ type Files struct {
 	Cert, Key string
 	// CA is a PEM file with every authority the other end may be signed by.
 	CA string
+	// Suites are the names of the cipher suites that a server takes in TLS 1.2;
+	// empty for all of Suites().
+	Suites []string
 	// Log hears about files that changed and could not be used. Nil: slog's
 	// default logger.
 	Log *slog.Logger

@@ -315,3 +315,32 @@ func TestGenerateSet(t *testing.T) {
 		}
 	}
 }
+
+func TestSuites(t *testing.T) {
+	dir := sharedSet(t)
+	for name, want := range map[string]uint16{
+		"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		"TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	} {
+		files := SetFiles(dir, NameDoppler)
+		files.Suites = []string{name}
+		server, err := Server(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Client(SetFiles(dir, NameMetron), NameDoppler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.MaxVersion = tls.VersionTLS12
+		state, serverErr, clientErr := shake(t, server, client)
+		if serverErr != nil || clientErr != nil || state.CipherSuite != want {
+			t.Errorf("%s: got %s, %v, %v", name, tls.CipherSuiteName(state.CipherSuite), serverErr, clientErr)
+		}
+	}
+	files := SetFiles(dir, NameDoppler)
+	files.Suites = []string{"TLS_RSA_WITH_RC4_128_SHA"}
+	if _, err := Server(files); err == nil || !strings.Contains(err.Error(), "RC4") {
+		t.Errorf("an unknown suite: %v", err)
+	}
+}
