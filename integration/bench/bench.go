@@ -27,6 +27,7 @@ type Setup struct {
 	Certs                 string
 	Dopplers, Controllers int
 	DopplerArgs           []string
+	Old                   bool // framing of Firehose readers
 	// Log gets what the services log, if not nil.
 	Log io.Writer
 }
@@ -107,7 +108,7 @@ func (b *Bench) openFirehoses(ctx context.Context, n int, rate float64, query ur
 	for i := range n {
 		confs = append(confs, load.ReaderConfig{
 			URL: b.url(i), Subscription: fmt.Sprintf("bench-%d", i), Rate: rate, Query: query,
-			Direct: b.setup.Controllers == 0, Track: rate > 0,
+			Direct: b.setup.Controllers == 0, Track: rate > 0, Old: b.setup.Old,
 		})
 	}
 	b.full = append(b.full, firehose)

@@ -22,7 +22,10 @@ type Options struct {
 	// Dopplers and Controllers to run, Senders to each Doppler, readers.
 	Dopplers, Controllers, Senders int
 	Firehoses, Tails               int
-	Plan                           load.Plan
+	// Old makes the Firehose readers ones of the old framing, of logs only:
+	// they count messages.
+	Old  bool
+	Plan load.Plan
 	// Rate to offer, in modes that do not seek it.
 	Rate float64
 	// For how long to measure.
@@ -81,7 +84,11 @@ func (o Options) sayf(format string, args ...any) {
 
 // open opens the readers the options ask for and warms everything up.
 func (o Options) open(ctx context.Context, b *Bench) error {
-	if err := b.openFirehoses(ctx, o.Firehoses, 0, nil); err != nil {
+	var query url.Values
+	if b.setup.Old = o.Old; o.Old {
+		query = url.Values{"filter-type": {"logs"}}
+	}
+	if err := b.openFirehoses(ctx, o.Firehoses, 0, query); err != nil {
 		return err
 	}
 	if o.Tails > 0 {

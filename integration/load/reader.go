@@ -28,6 +28,9 @@ type ReaderConfig struct {
 	// Direct says that URL is a Doppler's stream listener: the reader is then
 	// what a Traffic Controller is otherwise, for a Firehose only.
 	Direct bool
+	// Old says that it is a Firehose in the old framing, of which messages are
+	// counted: see Counter.
+	Old bool
 	// Query is added to the URL.
 	Query url.Values
 	// Ack makes the reader ack each batch itself; else the Traffic Controller

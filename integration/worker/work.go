@@ -80,8 +80,23 @@ type work struct {
 	readers map[string][]*reading
 }
 
+// reader is a load.Reader or a load.Counter.
+type reader interface {
+	Run(ctx context.Context) error
+	Account() load.Account
+	Latency(reset bool) *load.Histogram
+	Close() error
+}
+
+func openReader(ctx context.Context, conf load.ReaderConfig) (reader, error) {
+	if conf.Old {
+		return load.OpenCounter(ctx, conf)
+	}
+	return load.OpenReader(ctx, conf)
+}
+
 type reading struct {
-	*load.Reader
+	reader
 	mu    sync.Mutex
 	ended error
 }
@@ -173,8 +188,8 @@ func (w *work) open(p OpenParams) (OpenResult, error) {
 		conf.TLS = secure
 		all.Go(func() {
 			defer func() { <-slots }()
-			r, err := load.OpenReader(w.ctx, conf)
-			if opened[i], errs[i] = (&reading{Reader: r}), err; err != nil {
+			r, err := openReader(w.ctx, conf)
+			if opened[i], errs[i] = (&reading{reader: r}), err; err != nil {
 				opened[i] = nil
 			}
 		})

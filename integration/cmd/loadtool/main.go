@@ -71,6 +71,7 @@ func (s *settings) flags() *flag.FlagSet {
 	f.IntVar(&s.Dopplers, "dopplers", 1, "Dopplers to start")
 	f.IntVar(&s.Controllers, "controllers", 1, "Traffic Controllers to start; 0 reads the Doppler directly")
 	f.IntVar(&s.Firehoses, "firehoses", 1, "Firehose readers, each of everything")
+	f.BoolVar(&s.Old, "old", false, "Firehose readers of the old framing: they count messages, so that loss is seen as a whole only")
 	f.IntVar(&s.Tails, "tails", 0, "tails, of the sources in turn")
 	f.Float64Var(&s.Rate, "rate", 50_000, "envelopes per second, where the mode does not choose")
 	f.DurationVar(&s.For, "for", 10*time.Second, "how long to measure")
