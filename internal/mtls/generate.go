@@ -56,10 +56,16 @@ func SetFiles(dir, name string) Files {
 // owner only. It refuses, naming them, to replace files that exist, unless
 // force is set. Takes about a second.
 func GenerateSet(dir string, force bool) ([]string, error) {
+	return GenerateNamed(dir, force, NameDoppler, NameTrafficController, NameMetron, NameOutside)
+}
+
+// GenerateNamed is GenerateSet for other names: a new authority, and for each
+// name a certificate that holds for it, or as NameOutside does.
+func GenerateNamed(dir string, force bool, names ...string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make certificate directory: %w", err)
 	}
-	names := []string{NameCA, NameDoppler, NameTrafficController, NameMetron, NameOutside}
+	names = append([]string{NameCA}, names...)
 	if err := refuseExisting(dir, names, force); err != nil {
 		return nil, err
 	}

@@ -165,6 +165,40 @@ func TestOutsideTakesOrdinaryClients(t *testing.T) {
 	}
 }
 
+func TestTrustingKnowsServersByAuthorityAndName(t *testing.T) {
+	dir, foreign := t.TempDir(), sharedSet(t)
+	if _, err := GenerateNamed(dir, false, "uaa.service", NameOutside); err != nil {
+		t.Fatal(err)
+	}
+	ours := SetFiles(dir, NameOutside).CA
+	for _, test := range []struct {
+		shown, ca, name, want string
+	}{
+		{"uaa.service", ours, "uaa.service", ""},
+		{NameOutside, ours, "127.0.0.1", ""},
+		{NameOutside, ours, "uaa.service", "not uaa.service"},
+		{NameOutside, SetFiles(foreign, NameOutside).CA, "127.0.0.1", "unknown authority"},
+		{NameOutside, "", "127.0.0.1", "unknown authority"},
+	} {
+		files := SetFiles(dir, test.shown)
+		server, err := Outside(files.Cert, files.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Trusting(test.ca, test.name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = shake(t, server, client)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+	if _, err := Trusting(filepath.Join(dir, "none.crt"), "x", nil); err == nil || !strings.Contains(err.Error(), "none.crt") {
+		t.Errorf("a missing file: %v", err)
+	}
+}
+
 // age makes the next look at the files happen at once and see other stamps.
 func age[T any](w *watched[T]) {
 	w.mu.Lock()
