@@ -1,0 +1,117 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+)
+
+// MaxSources bounds the sources that somebody who is not an admin may name in
+// one request: each may cost two questions.
+const MaxSources = 1000
+
+// Read decides about the RLP gateway's /v2/read (protocol/04 section 6), for
+// the values of source_id. An admin may read everything, others what Cloud
+// Controller shows them. Everything refused looks like something not there.
+func (a *Auth) Read(ctx context.Context, r *http.Request, sourceIDs []string) Decision {
+	return a.stats.decided(SurfaceRead, a.read(ctx, r, sourceIDs))
+}
+
+func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) Decision {
+	if a.cfg.Disabled {
+		return allow(Identity{})
+	}
+	authorization := r.Header.Get("Authorization")
+	if authorization == "" {
+		return refuseRead(NoToken)
+	}
+	id, err := a.verifier.Verify(ctx, strings.TrimSpace(strings.TrimPrefix(authorization, "bearer")))
+	switch {
+	case err != nil && !errors.Is(err, ErrInvalidToken):
+		return refuseRead(refusal(ctx, err))
+	case err == nil && id.isAdmin():
+		return allow(id)
+	case len(sourceIDs) == 0 && err != nil:
+		return refuseRead(refusal(ctx, err))
+	case len(sourceIDs) == 0:
+		return refuseRead(NoScope)
+	}
+	// Even a token that UAA does not know: Cloud Controller decides.
+	if why := eachSource(sourceIDs, func(source string) Reason { return a.readable(ctx, authorization, source) }); why != Allowed {
+		return refuseRead(why)
+	}
+	return allow(id)
+}
+
+// eachSource returns the first reason that is not Allowed, in the order given.
+func eachSource(sources []string, check func(source string) Reason) Reason {
+	if len(sources) > MaxSources {
+		return TooMany
+	}
+	checked := make(map[string]bool, len(sources))
+	for _, source := range sources {
+		if checked[source] {
+			continue
+		}
+		checked[source] = true
+		if why := check(source); why != Allowed {
+			return why
+		}
+	}
+	return Allowed
+}
+
+// readable asks for log access, then for a service instance. The shape is
+// looked at last, as protocol/04 has it; only what cannot be asked for goes
+// unasked.
+func (a *Auth) readable(ctx context.Context, authorization, source string) Reason {
+	if !askable(source) {
+		return InvalidID
+	}
+	why := a.either(ctx, authorization, source, a.logAccess, a.serviceInstance)
+	if why == Allowed && !isGUID(source) {
+		return InvalidID
+	}
+	return why
+}
+
+// either is Allowed if one of the questions, asked in turn, is answered 200.
+func (a *Auth) either(ctx context.Context, authorization, source string, questions ...func(context.Context, string, string) (int, error)) Reason {
+	why := NotFound
+	for _, question := range questions {
+		status, err := question(ctx, authorization, source)
+		answer := statusReason(status)
+		if err != nil {
+			answer = refusal(ctx, err)
+		}
+		switch {
+		case answer == Allowed || answer == Gone:
+			return answer
+		case why != Outage: // which may hide a yes, so it is the reason to tell
+			why = answer
+		}
+	}
+	return why
+}
+
+// statusReason is what a status of Cloud Controller means.
+func statusReason(status int) Reason {
+	switch status {
+	case http.StatusOK:
+		return Allowed
+	case http.StatusUnauthorized:
+		return InvalidToken
+	case http.StatusForbidden, http.StatusNotFound:
+		return NotFound
+	}
+	return Outage
+}
+
+func refuseRead(why Reason) Decision {
+	return Decision{
+		Reason: why, Status: http.StatusNotFound,
+		Body:   `{"message":"resource not found","error":"not_found"}` + "\n\n",
+		Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Content-Type-Options": {"nosniff"}},
+	}
+}

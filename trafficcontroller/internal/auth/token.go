@@ -1,0 +1,76 @@
+package auth
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Token is the token of a request on the old paths, with its scheme word if it
+// has one: the Authorization header, else the cookie "authorization",
+// query-unescaped. "" if there is none, or the cookie cannot be read.
+func Token(r *http.Request) string {
+	if token := r.Header.Get("Authorization"); token != "" {
+		return token
+	}
+	cookie, err := r.Cookie("authorization")
+	if err != nil {
+		return ""
+	}
+	token, err := url.QueryUnescape(cookie.Value)
+	if err != nil {
+		return ""
+	}
+	return token
+}
+
+// bare is a token without its scheme word in any case, as Log Cache reads it.
+func bare(token string) string {
+	token = strings.TrimSpace(token)
+	if len(token) >= len("bearer") && strings.EqualFold(token[:len("bearer")], "bearer") {
+		token = strings.TrimSpace(token[len("bearer"):])
+	}
+	return token
+}
+
+// sendable tells whether a token can be passed on as a header: one from a
+// cookie may hold anything.
+func sendable(token string) bool {
+	return !strings.ContainsFunc(token, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
+}
+
+var guid = regexp.MustCompile(`^[[:xdigit:]]{8}(-[[:xdigit:]]{4}){3}-[[:xdigit:]]{12}$`)
+
+// isGUID tells whether id has the shape of an app's id, in any case.
+func isGUID(id string) bool { return len(id) == 36 && guid.MatchString(id) }
+
+// maxIDBytes bounds an id that Cloud Controller is asked about.
+const maxIDBytes = 256
+
+// askable tells whether an id can be part of a path to ask for, and mean
+// nothing but itself there.
+func askable(id string) bool {
+	return id != "" && id != "." && id != ".." && len(id) <= maxIDBytes
+}
+
+// claimedExpiry is the exp of a token that looks like a JWT. Nothing is
+// verified: it can only make a yes be believed for less long.
+func claimedExpiry(token string) (time.Time, bool) {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, ok := strings.Cut(rest, ".")
+	if !ok {
+		return time.Time{}, false
+	}
+	data, err := base64.RawURLEncoding.DecodeString(payload)
+	var claims struct {
+		Exp *float64 `json:"exp"`
+	}
+	if err != nil || json.Unmarshal(data, &claims) != nil || claims.Exp == nil || *claims.Exp > 1e12 || *claims.Exp < 0 {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(*claims.Exp), 0), true
+}
