@@ -25,7 +25,7 @@ type Auth struct {
 	cache  *cache
 	flight singleflight.Group
 	// slots holds a token for each question under way.
-	slots  chan struct{}
+	slots chan struct{}
 	// ctx is the life of questions, which may outlive the clients that ask.
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -125,9 +125,11 @@ func (a *Auth) addNamed(ctx context.Context, authorization string, names []strin
 	if err != nil {
 		return
 	}
+	added := 0
 	for _, app := range listed {
-		if ids, ok := read[app.Name]; ok && app.GUID != app.Name && len(ids) < MaxSources {
+		if ids, ok := read[app.Name]; ok && app.GUID != app.Name && added < MaxSources {
 			read[app.Name] = append(ids, app.GUID)
+			added++
 		}
 	}
 }
