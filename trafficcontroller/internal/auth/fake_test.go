@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -173,21 +172,6 @@ func request(authorization string) *http.Request {
 		r.Header.Set("Authorization", authorization)
 	}
 	return r
-}
-
-// eventually waits for a condition that another goroutine brings about.
-func eventually(t *testing.T, what string, met func() bool) {
-	t.Helper()
-	deadline := time.After(10 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !met() {
-		select {
-		case <-deadline:
-			t.Fatal("still waiting for " + what)
-		case <-tick.C:
-		}
-	}
 }
 
 // scope is what UAA says about a good token.

@@ -70,7 +70,12 @@ func exchange(s *service, r *http.Request, read func(*http.Response) error) erro
 		return err
 	}
 	defer resp.Body.Close()
-	return read(resp)
+	if err := read(resp); err != nil {
+		return err
+	}
+	// A server that is told of the time being up may end an answer that it was
+	// in the middle of, and nobody could tell it from a whole one.
+	return r.Context().Err()
 }
 
 // scrubbed is an error whose text was cleaned of secrets.

@@ -1,6 +1,9 @@
 package auth
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+)
 
 // maxCookieForm is the size, in bytes, of the largest body of /set-cookie.
 const maxCookieForm = 4096
@@ -17,7 +20,7 @@ func SetCookie(systemDomain string) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxCookieForm)
 		cookie := &http.Cookie{Domain: "doppler." + systemDomain, Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode}
 		if r.ParseForm() == nil {
-			cookie.Name, cookie.Value = r.FormValue("CookieName"), r.FormValue("CookieValue")
+			cookie.Name, cookie.Value = r.FormValue("CookieName"), cookieBytes(r.FormValue("CookieValue"))
 		}
 		line := cookie.String() // empty for a name that no cookie may have
 		if line == "" || cookie.Value == "" {
@@ -26,4 +29,15 @@ func SetCookie(systemDomain string) http.Handler {
 		}
 		h.Add("Set-Cookie", line)
 	})
+}
+
+// cookieBytes leaves out what no cookie may hold, as net/http does, which would
+// also write a line about it.
+func cookieBytes(value string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c >= 0x7f || strings.ContainsRune("\";\\", c) {
+			return -1
+		}
+		return c
+	}, value)
 }
