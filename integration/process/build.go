@@ -20,6 +20,7 @@ var programs = map[string]struct{ dir, pkg string }{
 	Nozzle:            {"firehose-nozzle/cmd/firehose-nozzle", "."},
 	Lgr:               {"cli", "./cmd/lgr"},
 	LoadTool:          {"integration", "./cmd/loadtool"},
+	FakeCF:            {"integration", "./cmd/fakecf"},
 }
 
 // Names of the programs.
@@ -29,6 +30,7 @@ const (
 	Nozzle            = "firehose-nozzle"
 	Lgr               = "lgr"
 	LoadTool          = "loadtool"
+	FakeCF            = "fakecf"
 )
 
 // Binaries is a directory of built programs.
