@@ -124,5 +124,6 @@ func services(cfg Config, log *slog.Logger) (uaa, inside, external *service, err
 	if cfg.SkipVerify {
 		uaaTLS, insideTLS, externalTLS = unverified(uaaTLS), unverified(insideTLS), unverified(externalTLS)
 	}
-	return newService(cfg.UAAAddr, uaaTLS), newService(cfg.CCAddr, insideTLS), newService(cfg.CCExternalAddr, externalTLS), nil
+	return newService(cfg.UAAAddr, uaaTLS, cfg.Timeout), newService(cfg.CCAddr, insideTLS, cfg.Timeout),
+		newService(cfg.CCExternalAddr, externalTLS, cfg.Timeout), nil
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -137,6 +139,49 @@ func TestNobodyThere(t *testing.T) {
 		if d.Reason != Outage {
 			t.Errorf("%+v", d)
 		}
+	}
+}
+
+// TestSilence asks who takes connections and never says a word, not even TLS.
+func TestSilence(t *testing.T) {
+	_, cfg := newOutside(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	silent := "https://" + listener.Addr().String()
+	cfg.UAAAddr, cfg.CCAddr, cfg.CCExternalAddr, cfg.Timeout = silent, silent, silent, 50*time.Millisecond
+	a := newAuth(t, cfg)
+	if d := a.App(t.Context(), request("bearer tok"), app); d.Reason != Outage || d.Status != 500 {
+		t.Errorf("app: %+v", d)
+	}
+	for _, d := range everything(t, a, "bearer tok") {
+		if d.Reason != Outage {
+			t.Errorf("%+v", d)
+		}
+	}
+}
+
+// TestKeptConnectionThatEnded is no outage: UAA may close one at any time.
+func TestKeptConnectionThatEnded(t *testing.T) {
+	o, cfg := newOutside(t)
+	a := newAuth(t, cfg)
+	var asked atomic.Int32
+	yes := says(200, scope("doppler.firehose"))
+	o.set(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 2 {
+			drop(w, r)
+		}
+		yes(w, r)
+	}, drop)
+	for i := range 2 {
+		if d := a.Firehose(t.Context(), request("bearer tok")); !d.Allowed() {
+			t.Errorf("time %d: %+v", i, d)
+		}
+	}
+	if asked.Load() != 3 || len(o.asked()) != 3 {
+		t.Errorf("asked %q", o.asked())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -27,11 +28,13 @@ type service struct {
 	client *http.Client
 }
 
-// newService returns a client that follows no redirect: what it carries is for
-// this service alone.
-func newService(base string, config *tls.Config) *service {
+// newService returns a client that follows no redirect and uses no proxy: what
+// it carries is for this service alone.
+func newService(base string, config *tls.Config, timeout time.Duration) *service {
 	return &service{base: strings.TrimRight(base, "/"), client: &http.Client{
 		Transport: &http.Transport{
+			// A dial may outlive the question that it was for.
+			DialContext: (&net.Dialer{Timeout: timeout}).DialContext, TLSHandshakeTimeout: timeout,
 			TLSClientConfig: config, MaxConnsPerHost: maxConnections, MaxIdleConnsPerHost: maxIdle,
 			IdleConnTimeout: idleFor, MaxResponseHeaderBytes: maxHeaderAnswer,
 		},

@@ -37,6 +37,9 @@ func (a *Auth) checkToken(ctx context.Context, token string) (Identity, error) {
 	r.SetBasicAuth(a.cfg.UAAClient, a.cfg.UAASecret)
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Accept", "application/json")
+	// Never sent: it lets net/http ask again when a kept connection turns out
+	// to be closed.
+	r.Header["X-Idempotency-Key"] = nil
 	var id Identity
 	var invalid bool
 	err = a.call(CallCheckToken, a.uaa, r, token, func(resp *http.Response) (err error) {
