@@ -89,7 +89,7 @@ func (a *Auth) list(ctx context.Context, which Call, path, authorization string)
 				return nil, time.Time{}, err
 			}
 			err = a.call(which, a.external, r, authorization, func(resp *http.Response) (err error) {
-				next, err = readPage(resp, func(r resource) { all = append(all, r) })
+				next, err = readPage(resp, maxListBytes, func(r resource) { all = append(all, r) })
 				return err
 			})
 			if err != nil || next == "" {
@@ -103,9 +103,9 @@ func (a *Auth) list(ctx context.Context, which Call, path, authorization string)
 	})
 }
 
-// readPage reads one page, an element at a time, and returns the path of the
-// next one. Its host is not followed: the token is for this service alone.
-func readPage(resp *http.Response, each func(resource)) (next string, err error) {
+// readPage reads one page of at most limit bytes, an element at a time, and
+// returns the path of the next one. Its host is not followed: the token is for this service alone.
+func readPage(resp *http.Response, limit int64, each func(resource)) (next string, err error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusUnauthorized:
@@ -113,11 +113,11 @@ func readPage(resp *http.Response, each func(resource)) (next string, err error)
 	default:
 		return "", fmt.Errorf("status %d", resp.StatusCode)
 	}
-	limited := &io.LimitedReader{R: resp.Body, N: maxListBytes}
+	limited := &io.LimitedReader{R: resp.Body, N: limit + 1}
 	href, err := decodePage(limited, each)
 	switch {
 	case limited.N == 0:
-		return "", fmt.Errorf("the page is longer than %d bytes", maxListBytes)
+		return "", fmt.Errorf("the page is longer than %d bytes", limit)
 	case err != nil:
 		return "", fmt.Errorf("read page: %w", err)
 	case href == "":

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,8 +28,12 @@ func broken(body string) map[string]http.HandlerFunc {
 		"500":                says(500, body),
 		"503":                says(503, body),
 		"429":                says(429, body),
-		"redirect": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "/elsewhere", http.StatusFound)
+		"redirect to a yes": func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/elsewhere" {
+				says(200, body)(w, r)
+				return
+			}
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		},
 		"no content": says(204, ""),
 		"half an answer": func(w http.ResponseWriter, _ *http.Request) {
@@ -290,5 +295,61 @@ func TestClosedRefuses(t *testing.T) {
 	}
 	if d := a.Firehose(t.Context(), request("bearer other")); d.Reason != Outage {
 		t.Errorf("%+v", d)
+	}
+}
+
+// ending is a transport whose answer is whole just after the time is up.
+type ending struct{ timeUp func() }
+
+func (e ending) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(e), Request: r}, nil
+}
+
+func (e ending) Read([]byte) (int, error) {
+	e.timeUp()
+	return 0, io.EOF
+}
+
+func TestAnswerAfterTheTimeIsNone(t *testing.T) {
+	ctx, timeUp := context.WithCancel(t.Context())
+	r, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://cc", nil)
+	s := &service{client: &http.Client{Transport: ending{timeUp}}}
+	err := exchange(s, r, func(resp *http.Response) error {
+		_, err := readAll(resp)
+		return err
+	})
+	if err == nil {
+		t.Error("was taken for an answer")
+	}
+}
+
+func TestListsAreBounded(t *testing.T) {
+	o, cfg := newOutside(t)
+	a := newAuth(t, cfg)
+	body := page("", app)
+	for limit, want := range map[int]string{len(body): "", len(body) - 1: "longer than", 10: "longer than 10 bytes"} {
+		w := httptest.NewRecorder()
+		_, _ = w.WriteString(body)
+		if _, err := readPage(w.Result(), int64(limit), func(resource) {}); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("limit %d: %v", limit, err)
+		}
+	}
+	o.set(says(200, scope("cloud_controller.read")), says(401, page("", app)))
+	if d, seen := a.LogCacheMeta(t.Context(), request("bearer tok")); d.Reason != InvalidToken || seen.Has(app) {
+		t.Errorf("a 401: %+v", d)
+	}
+}
+
+func TestStatsNameEverything(t *testing.T) {
+	a := questions(t, 0)
+	s, names := a.Stats(), map[string]bool{}
+	for _, d := range s.Decisions {
+		names[d.Surface.String()+" "+d.Reason.String()] = true
+	}
+	for _, c := range s.Calls {
+		names[c.Call.String()] = true
+	}
+	if len(names) != int(surfaces)*(int(reasons)-1)+int(calls) {
+		t.Errorf("%d names: %v", len(names), names)
 	}
 }

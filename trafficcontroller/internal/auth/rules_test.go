@@ -273,7 +273,7 @@ func FuzzPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body string) {
 		w := httptest.NewRecorder()
 		_, _ = w.WriteString(body)
-		next, err := readPage(w.Result(), func(r resource) {
+		next, err := readPage(w.Result(), maxListBytes, func(r resource) {
 			if r.GUID == "" {
 				t.Error("an element without an id")
 			}
