@@ -149,7 +149,7 @@ func (s *State) holder(token string, at time.Time) (*User, Token) {
 	return nil, Token{}
 }
 
-// sees tells whether a user sees everything.
+// seesAll tells whether a user sees everything.
 func (u *User) seesAll() bool {
 	return slices.ContainsFunc(u.Scopes, func(scope string) bool {
 		return scope == "cloud_controller.admin" || scope == "cloud_controller.admin_read_only" || scope == "cloud_controller.global_auditor"
@@ -161,7 +161,7 @@ func (u *User) mayRead() bool {
 	return u.seesAll() || slices.Contains(u.Scopes, "cloud_controller.read")
 }
 
-// visible are the resources of all that a user sees, who sees those of ids.
+// visible returns those of all that a user sees: everything, or what ids names.
 func (u *User) visible(all []Resource, ids []string) []Resource {
 	return slices.DeleteFunc(slices.Clone(all), func(r Resource) bool { return !u.seesAll() && !slices.Contains(ids, r.GUID) })
 }
