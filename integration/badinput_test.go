@@ -70,10 +70,11 @@ func TestWrongRequestsGetPlainAnswers(t *testing.T) {
 	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1})
 	public := strings.Replace(p.URL(0), "ws://", "http://", 1)
 	inside := "http://" + p.Dopplers[0].Addrs[pipeline.Stream]
-	for _, url := range []string{
-		public + "/firehose/some", public + "/apps/some/stream", inside + "/v2/firehose", inside + "/v2/tails",
+	for url, status := range map[string]int{
+		public + "/firehose/some": http.StatusBadRequest, public + "/apps/some/stream": http.StatusBadRequest, // as old clients know it
+		inside + "/v2/firehose": http.StatusUpgradeRequired, inside + "/v2/tails": http.StatusUpgradeRequired,
 	} {
-		if body := get(ctx, t, url, http.StatusUpgradeRequired); !strings.Contains(body, "WebSocket") {
+		if body := get(ctx, t, url, status); !strings.Contains(body, "WebSocket") {
 			t.Errorf("%s: %q does not say what is needed", url, body)
 		}
 	}
@@ -86,7 +87,7 @@ func TestWrongRequestsGetPlainAnswers(t *testing.T) {
 		path, subprotocol string
 		said              []string
 	}{
-		"no subprotocol":  {"/firehose/s", "", []string{stream.Subprotocol}},
+		"no subprotocol":  {"/firehose/s?cursor=c", "", []string{"cursor", stream.Subprotocol}},
 		"unknown type":    {"/firehose/s?type=metrics", stream.Subprotocol, []string{"type", "metrics", "gauge"}},
 		"not a cursor":    {"/firehose/s?cursor=!", stream.Subprotocol, []string{"cursor"}},
 		"ack by nobody":   {"/firehose/s?ack=never", stream.Subprotocol, []string{"ack", "never"}},

@@ -1,17 +1,23 @@
 package trafficcontroller
 
 import (
+	"fmt"
+	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/auth"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/gateway"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/upstream"
 )
 
-// Config is what an operator sets. DefaultConfig returns one that lacks only
-// --doppler and --disable-access-control.
+// Config is what an operator sets. DefaultConfig returns one that lacks
+// --doppler, and where UAA and Cloud Controller are, or
+// --disable-access-control.
 type Config struct {
 	Name      string
 	Addr      string
@@ -22,6 +28,12 @@ type Config struct {
 	DopplerTLS      mtls.Files // empty for plaintext
 
 	DisableAccessControl bool
+	Access               auth.Config // but for Disabled
+
+	SystemDomain string // of the platform
+	EndpointPort int    // where the world reaches doppler.<SystemDomain>
+	SecurityLog  string // file; empty for none
+	IP           string // of this node, as the security log has it
 
 	TailQueueBytes    int64
 	TailsQueueBytes   int64
@@ -53,6 +65,7 @@ func DefaultConfig() *Config {
 		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
 		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
+		Access: auth.DefaultConfig(), EndpointPort: 443,
 	}
 }
 
@@ -70,7 +83,14 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.String(&c.DopplerTLS.Key, "doppler-tls-key", "`file` with its key")
 	f.String(&c.DopplerTLS.CA, "doppler-tls-ca", "`file` with the authority of the Dopplers' certificates")
 	f.Group("Access")
-	f.Bool(&c.DisableAccessControl, "disable-access-control", "let everybody read everything; needed until there is access control")
+	f.Bool(&c.DisableAccessControl, "disable-access-control", "let everybody read everything")
+	c.Access.Flags(f)
+	f.String(&c.SecurityLog, "security-log", "`file` that gets a line in CEF for every request; SIGHUP opens it anew")
+	f.String(&c.IP, "ip", "`address` of this node, as the security log has it; without, that of the listener")
+	f.Group("Endpoint")
+	f.String(&c.SystemDomain, "system-domain", "`domain` of the platform: clients reach this node as doppler.DOMAIN, which cookies and the discovery document say")
+	f.Int(&c.EndpointPort, "logger-endpoint-port", "port of doppler.DOMAIN in the discovery document")
+	f.Group("TLS")
 	f.String(&c.TLSCert, "tls-cert", "`file` with the certificate shown to clients")
 	f.String(&c.TLSKey, "tls-key", "`file` with its key")
 	f.Group("Limits")
@@ -90,6 +110,77 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.String(&c.AgentTLS.Key, "agent-tls-key", "`file` with its key")
 	f.String(&c.AgentTLS.CA, "agent-tls-ca", "`file` with the authority of its certificate")
 	f.Duration(&c.MetricInterval, "metric-interval", "how often they are emitted")
+	f.Inherit([]string{"TRAFFIC_CONTROLLER_", "ROUTER_"}, oldJob()...)
+}
+
+// endpoint is where the world reaches this node; empty if it is not known.
+func (c *Config) endpoint() string {
+	if c.SystemDomain == "" {
+		return ""
+	}
+	return net.JoinHostPort("doppler."+c.SystemDomain, strconv.Itoa(c.EndpointPort))
+}
+
+// oldJob is the environment of Loggregator's job, and what of the RLP gateway's
+// is of use here (protocol/05, section 9).
+func oldJob() []daemon.Inherited {
+	return []daemon.Inherited{
+		{Variable: "TRAFFIC_CONTROLLER_OUTGOING_DROPSONDE_PORT", Sets: []string{"addr"}, Convert: daemon.Port(0)},
+		{Variable: "TRAFFIC_CONTROLLER_OUTGOING_CERT_FILE", Sets: []string{"tls-cert"}},
+		{Variable: "TRAFFIC_CONTROLLER_OUTGOING_KEY_FILE", Sets: []string{"tls-key"}},
+		{Variable: "TRAFFIC_CONTROLLER_IP", Sets: []string{"ip"}},
+		{Variable: "TRAFFIC_CONTROLLER_SYSTEM_DOMAIN", Sets: []string{"system-domain"}},
+		{Variable: "TRAFFIC_CONTROLLER_API_HOST", Sets: []string{"cc-addr"}},
+		{Variable: "TRAFFIC_CONTROLLER_UAA_HOST", Sets: []string{"uaa-addr"}},
+		{Variable: "TRAFFIC_CONTROLLER_UAA_CA_CERT", Sets: []string{"uaa-ca"}},
+		{Variable: "TRAFFIC_CONTROLLER_UAA_CLIENT", Sets: []string{"uaa-client"}},
+		{Variable: "TRAFFIC_CONTROLLER_UAA_CLIENT_SECRET", Sets: []string{"uaa-client-secret"}},
+		{Variable: "TRAFFIC_CONTROLLER_SKIP_CERT_VERIFY", Sets: []string{"skip-cert-verify"}},
+		{Variable: "TRAFFIC_CONTROLLER_SECURITY_EVENT_LOG", Sets: []string{"security-log"}},
+		{Variable: "TRAFFIC_CONTROLLER_PPROF_PORT", Sets: []string{"admin-addr"}, Convert: daemon.LocalPort},
+		{Variable: "TRAFFIC_CONTROLLER_METRIC_EMITTER_INTERVAL", Sets: []string{"metric-interval"}},
+		{Variable: "TRAFFIC_CONTROLLER_DISABLE_ACCESS_CONTROL", Sets: []string{"disable-access-control"}},
+		{Variable: "CC_CERT_FILE", Sets: []string{"cc-tls-cert"}},
+		{Variable: "CC_KEY_FILE", Sets: []string{"cc-tls-key"}},
+		{Variable: "CC_CA_FILE", Sets: []string{"cc-tls-ca"}},
+		{Variable: "CC_SERVER_NAME", Sets: []string{"cc-server-name"}},
+		{Variable: "ROUTER_ADDRS", Sets: []string{"doppler"}, Convert: oldDopplers},
+		{Variable: "ROUTER_CERT_FILE", Sets: []string{"doppler-tls-cert", "agent-tls-cert"}},
+		{Variable: "ROUTER_KEY_FILE", Sets: []string{"doppler-tls-key", "agent-tls-key"}},
+		{Variable: "ROUTER_CA_FILE", Sets: []string{"doppler-tls-ca", "agent-tls-ca"}},
+		{Variable: "AGENT_GRPC_ADDRESS", Sets: []string{"agent-addr"}},
+		{Variable: "LOG_ACCESS_ADDR_EXTERNAL", Sets: []string{"cc-external-addr"}},
+		{Variable: "STREAM_TIMEOUT", Sets: []string{"read-timeout"}},
+		{Variable: "USE_RFC339", Why: "every log line has a time as in RFC 3339"},
+		{Variable: "LOG_CACHE_ADDR", Why: "recent logs are read from the Dopplers"},
+		{Variable: "LOG_CACHE_CA_FILE", Why: "recent logs are read from the Dopplers"},
+		{Variable: "LOG_CACHE_CERT_FILE", Why: "recent logs are read from the Dopplers"},
+		{Variable: "LOG_CACHE_KEY_FILE", Why: "recent logs are read from the Dopplers"},
+		{Variable: "LOG_CACHE_SERVER_NAME", Why: "recent logs are read from the Dopplers"},
+	}
+}
+
+// oldDopplers turns gRPC addresses into where the stream listeners are, on the
+// next port, as a Doppler started by its old job has it. Names are looked up again
+// and again: there may be several Dopplers behind one.
+func oldDopplers(list string) (string, error) {
+	var targets []string
+	for addr := range strings.SplitSeq(list, ",") {
+		host, port, err := net.SplitHostPort(strings.TrimSpace(addr))
+		if err != nil {
+			return "", fmt.Errorf("%.100q is not host:port", addr)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || n == 65535 {
+			return "", fmt.Errorf("%.100q has no port from 1 to 65534", addr)
+		}
+		target := net.JoinHostPort(host, strconv.FormatUint(n+1, 10))
+		if net.ParseIP(host) == nil {
+			target = "dns:///" + target
+		}
+		targets = append(targets, target)
+	}
+	return strings.Join(targets, ","), nil
 }
 
 // Validate returns all faults at once, each naming the flag and the limit.
@@ -108,9 +199,11 @@ func (c *Config) Validate() error {
 			f.Addf("doppler", d, "%v", err)
 		}
 	}
-	if !c.DisableAccessControl {
-		f.Addf("disable-access-control", false, "is needed: this release cannot check who may read what, and does not open everything unless told so")
+	if err := c.Access.Validate(); !c.DisableAccessControl && err != nil {
+		f.Addf("disable-access-control", false, "so who may read what has to be known; what that lacks follows")
+		f.Join(err)
 	}
+	daemon.Between(f, "logger-endpoint-port", c.EndpointPort, 1, 65535)
 	daemon.Between(f, "resolve-interval", c.ResolveInterval, 100*time.Millisecond, time.Hour)
 	daemon.Between(f, "max-connections", c.MaxConnections, 1, 1_000_000)
 	daemon.Between(f, "max-recent", c.MaxRecent, 1, 100_000)

@@ -15,7 +15,7 @@ import (
 // Firehose.
 func (t *TrafficController) buildGateway() http.Handler {
 	return gateway.New(gateway.Config{
-		Allow:     func(http.ResponseWriter, *http.Request, []string) bool { return true },
+		Allow:     t.access.Read,
 		Admit:     func() (func(), error) { return t.api.Admit() },
 		Open:      t.openGateway,
 		Heartbeat: gateway.DefaultHeartbeat, StreamTimeout: t.cfg.ReadTimeout,

@@ -2,7 +2,6 @@ package trafficcontroller
 
 import (
 	"context"
-	"net/http"
 	"net/url"
 	"sync"
 )
@@ -30,6 +29,3 @@ func (t *TrafficController) askHistory(ctx context.Context, source string, query
 	wg.Wait()
 	return answers, len(addrs)
 }
-
-// allowApp tells whether a request may read an app.
-func (t *TrafficController) allowApp(http.ResponseWriter, *http.Request, string) bool { return true }

@@ -13,7 +13,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +24,9 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/accesslog"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/auth"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/recent"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
@@ -44,7 +49,9 @@ type TrafficController struct {
 	pump     *fanout.Pump
 	tails    tails
 	api      *api.API
-	settled  atomic.Bool // ready was reached once
+	access   access
+	security *accesslog.Log // nil for none
+	settled  atomic.Bool    // ready was reached once
 
 	listener, admin net.Listener
 	tls             *tls.Config // towards clients; nil for plaintext
@@ -67,6 +74,10 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 	if t.admin, err = daemon.Listen(cfg.AdminAddr, 0); err != nil {
 		_ = t.listener.Close()
 		return nil, fmt.Errorf("admin-addr: %w", err)
+	}
+	if err := t.openSecurityLog(); err != nil {
+		t.Close()
+		return nil, err
 	}
 	t.registry.MustRegister(newCollector(t))
 	return t, nil
@@ -91,6 +102,9 @@ func (t *TrafficController) build() error {
 		t.tls = t.tls.Clone()
 		t.tls.NextProtos = []string{"http/1.1"}
 	}
+	if err := t.buildAccess(); err != nil {
+		return err
+	}
 	t.dialer = upstream.NewDialer(inside, int(cfg.SocketBufferBytes))
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
@@ -102,13 +116,44 @@ func (t *TrafficController) build() error {
 	if err := t.buildSet(); err != nil {
 		return err
 	}
-	reads := recent.New(recent.Config{Allow: t.allowApp, Ask: t.askHistory, Max: cfg.MaxRecent}, t.log)
+	reads := recent.New(recent.Config{Allow: t.access.App, Ask: t.askHistory, Max: cfg.MaxRecent}, t.log)
 	t.api = api.New(api.Config{
 		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
-		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Firehose: t.openFirehose, Tail: t.openTail,
+		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Access: t.access,
+		SetCookie: auth.SetCookie(cfg.SystemDomain), Endpoint: cfg.endpoint(), Firehose: t.openFirehose, Tail: t.openTail,
 		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
 		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics,
 	}, t.log)
+	return nil
+}
+
+func (t *TrafficController) buildAccess() error {
+	config := t.cfg.Access
+	config.Disabled = t.cfg.DisableAccessControl
+	decider, err := auth.New(config, t.log)
+	if err != nil {
+		return err
+	}
+	t.access = access{decider}
+	return nil
+}
+
+// openSecurityLog opens the log of requests (protocol/03, access log). host and
+// port are where it says they went.
+func (t *TrafficController) openSecurityLog() (err error) {
+	if t.cfg.SecurityLog == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(t.Addr())
+	if err != nil {
+		return fmt.Errorf("addr: %w", err)
+	}
+	if t.cfg.IP != "" {
+		host = t.cfg.IP
+	}
+	if t.security, err = accesslog.Open(t.cfg.SecurityLog, host, port, t.log); err != nil {
+		return fmt.Errorf("security-log: %w", err)
+	}
 	return nil
 }
 
@@ -159,6 +204,16 @@ func (t *TrafficController) Close() {
 	_ = t.listener.Close()
 	_ = t.admin.Close()
 	t.dialer.Close()
+	t.closeAccess()
+}
+
+func (t *TrafficController) closeAccess() {
+	t.access.Close()
+	if t.security != nil {
+		if err := t.security.Close(); err != nil {
+			t.log.Error("security log", "error", err)
+		}
+	}
 }
 
 // Addr is where clients connect to.
@@ -171,10 +226,12 @@ func (t *TrafficController) AdminAddr() string { return t.admin.Addr().String() 
 // one after another with "going away" over --drain-grace, and returns.
 func (t *TrafficController) Run(ctx context.Context) error {
 	t.log.Info("listening", "addr", t.Addr(), "admin", t.AdminAddr(), "name", t.cfg.Name, "tls", t.tls != nil)
-	t.log.Warn("ACCESS CONTROL IS OFF: everybody who reaches this address can read every log", "addr", t.Addr())
+	if t.cfg.DisableAccessControl {
+		t.log.Warn("ACCESS CONTROL IS OFF: everybody who reaches this address can read every log", "addr", t.Addr())
+	}
 	stop := context.AfterFunc(ctx, t.api.Drain)
 	defer stop()
-	server := daemon.NewHTTPServer(t.api, t.log)
+	server := daemon.NewHTTPServer(t.handler(), t.log)
 	listener := t.listener
 	if t.tls != nil {
 		listener = tls.NewListener(t.listener, t.tls)
@@ -195,10 +252,41 @@ func (t *TrafficController) Run(ctx context.Context) error {
 	// The first to stop: until the last stream is closed, whoever comes is told
 	// to go elsewhere, and what comes for the others is served.
 	g.Add("streams", t.closeStreams)
+	g.Add("hangups", t.reopen)
 	err := g.Run(ctx)
 	t.dialer.Close()
+	t.closeAccess()
 	t.log.Info("stopped")
 	return err
+}
+
+// handler is what clients talk to.
+func (t *TrafficController) handler() http.Handler {
+	if t.security != nil {
+		return t.security.Wrap(t.api)
+	}
+	return t.api
+}
+
+// reopen opens the security log anew at every SIGHUP, as logrotate expects,
+// until ctx ends.
+func (t *TrafficController) reopen(ctx context.Context) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangups:
+		}
+		if t.security == nil {
+			continue
+		}
+		if err := t.security.Reopen(); err != nil {
+			t.log.Error("security log", "error", err)
+		}
+	}
 }
 
 // closeStreams waits for the end and then closes what clients have open.

@@ -92,10 +92,10 @@ func (c *Counter) frame() error {
 		return err
 	}
 	first, size, n := head[0], int(head[1]&^maskBit), 2
-	switch {
-	case size == 126:
+	switch size {
+	case 126:
 		n = 4
-	case size == 127:
+	case 127:
 		n = 10
 	}
 	if head, err = c.in.Peek(n); err != nil {

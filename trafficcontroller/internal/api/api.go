@@ -27,12 +27,25 @@ type Config struct {
 	// done has to be called when it is gone.
 	Firehose func(conn *stream.Conn, q FirehoseQuery, done func()) error
 	Tail     func(conn *stream.Conn, q TailQuery, done func()) error
+	// Access decides who may read what.
+	Access Access
+	// SetCookie makes a browser's cookie of a token.
+	SetCookie http.Handler
+	// Endpoint is where the world reaches this node, host or host:port; empty
+	// for what the client says.
+	Endpoint string
 	// Subscriptions and Sources are views.
 	Subscriptions, Sources http.HandlerFunc
 	// Read is the stream of Server-Sent Events; RecentLogs and ContainerMetrics
 	// are plain reads, of the app in the path value id.
 	Read                         http.Handler
 	RecentLogs, ContainerMetrics http.HandlerFunc
+}
+
+// Access tells whether a request may go on. If not, it has answered.
+type Access interface {
+	Firehose(w http.ResponseWriter, r *http.Request) bool
+	App(w http.ResponseWriter, r *http.Request, id string) bool
 }
 
 // API answers requests. It is an http.Handler.
@@ -52,8 +65,9 @@ func New(cfg Config, log *slog.Logger) *API {
 	a.mux.HandleFunc("/apps/{id}/stream", a.tail)
 	a.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	a.mux.HandleFunc("GET /ready", a.ready)
-	a.mux.HandleFunc("GET /v2/subscriptions", cfg.Subscriptions)
-	a.mux.HandleFunc("GET /v2/sources", cfg.Sources)
+	a.mux.Handle("/set-cookie", cfg.SetCookie)
+	a.mux.HandleFunc("GET /v2/subscriptions", a.forAdmins(cfg.Subscriptions))
+	a.mux.HandleFunc("GET /v2/sources", a.forAdmins(cfg.Sources))
 	a.mux.HandleFunc("/apps/{id}/recentlogs", cfg.RecentLogs)
 	a.mux.HandleFunc("/apps/{id}/containermetrics", cfg.ContainerMetrics)
 	a.mux.Handle("/v2/read", cfg.Read)
@@ -68,6 +82,15 @@ func New(cfg Config, log *slog.Logger) *API {
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	a.mux.ServeHTTP(w, r)
+}
+
+// forAdmins serves only who may read everything.
+func (a *API) forAdmins(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if a.cfg.Access.Firehose(w, r) {
+			next(w, r)
+		}
+	}
 }
 
 // Drain makes new streams be refused from now on.
@@ -160,7 +183,20 @@ func hasToken(h http.Header, name, token string) bool {
 	return false
 }
 
+// noSuchPath answers an old client whose id has a slash in it: it never meant
+// anything (protocol/03).
+func noSuchPath(w http.ResponseWriter, r *http.Request, id string) bool {
+	if !isOld(r) || !strings.Contains(r.PathValue(id), "/") {
+		return false
+	}
+	http.NotFound(w, r)
+	return true
+}
+
 func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
+	if noSuchPath(w, r, "subscription") || !a.cfg.Access.Firehose(w, r) {
+		return
+	}
 	parse := parseFirehose
 	if isOld(r) {
 		parse = parseOldFirehose
@@ -186,6 +222,9 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) tail(w http.ResponseWriter, r *http.Request) {
+	if noSuchPath(w, r, "id") || !a.cfg.Access.App(w, r, r.PathValue("id")) {
+		return
+	}
 	parse := a.parseTail
 	if isOld(r) {
 		parse = parseOldTail
@@ -216,8 +255,13 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		scheme, ws = "https", "wss"
 	}
+	host := r.Host
+	if a.cfg.Endpoint != "" {
+		// A load balancer in front of it speaks TLS.
+		scheme, ws, host = "https", "wss", a.cfg.Endpoint
+	}
 	link := func(scheme, path string) map[string]string {
-		return map[string]string{"href": scheme + "://" + r.Host + path}
+		return map[string]string{"href": scheme + "://" + host + path}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(w)
@@ -225,7 +269,7 @@ func (a *API) discover(w http.ResponseWriter, r *http.Request) {
 	_ = enc.Encode(map[string]any{
 		"name": a.cfg.Name, "version": a.cfg.Version, "subprotocols": []string{stream.Subprotocol},
 		"links": map[string]any{
-			"self": link(scheme, "/"), "logging": link(ws, ""),
+			"self": link(scheme, "/"), "logging": link(ws, ""), "log_stream": link(scheme, ""), "log_cache": link(scheme, ""),
 			"firehose": link(ws, "/firehose/{subscription}"), "stream": link(ws, "/apps/{source_id}/stream"),
 			"recentlogs": link(scheme, "/apps/{source_id}/recentlogs"), "containermetrics": link(scheme, "/apps/{source_id}/containermetrics"),
 			"read": link(scheme, "/v2/read"), "subscriptions": link(scheme, "/v2/subscriptions"), "sources": link(scheme, "/v2/sources"),

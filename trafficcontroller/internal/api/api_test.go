@@ -21,6 +21,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+type everybody struct{}
+
+func (everybody) Firehose(http.ResponseWriter, *http.Request) bool    { return true }
+func (everybody) App(http.ResponseWriter, *http.Request, string) bool { return true }
+
 // served is an API whose streams are noted and closed.
 type served struct {
 	*API
@@ -47,6 +52,7 @@ func serve(t *testing.T, limit int) *served {
 			defer done()
 			return c.Close(stream.CloseNormal, "")
 		},
+		Access: everybody{}, SetCookie: http.HandlerFunc(view),
 		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view,
 	}, slog.New(slog.DiscardHandler))
 	s.http = httptest.NewServer(s.API)

@@ -25,7 +25,8 @@ type Config struct {
 	CCServerName string // name in its certificate
 
 	// CCExternalAddr is the http or https URL of the public API, for service
-	// instances, names and lists.
+	// instances, names and lists. Without it these are for admins only, and the
+	// internal API is asked about apps.
 	CCExternalAddr string
 	CCExternalCA   string // file; empty for the authorities that this host trusts
 
@@ -72,7 +73,9 @@ func (c *Config) Validate() error {
 	}
 	checkURL(f, "uaa-addr", c.UAAAddr, "https")
 	checkURL(f, "cc-addr", c.CCAddr, "https")
-	checkURL(f, "cc-external-addr", c.CCExternalAddr, "https", "http")
+	if c.CCExternalAddr != "" {
+		checkURL(f, "cc-external-addr", c.CCExternalAddr, "https", "http")
+	}
 	for _, needed := range []struct{ flag, value string }{
 		{"uaa-client", c.UAAClient}, {"uaa-client-secret", c.UAASecret},
 		{"cc-tls-cert", c.CCTLS.Cert}, {"cc-tls-key", c.CCTLS.Key}, {"cc-tls-ca", c.CCTLS.CA},

@@ -1,0 +1,41 @@
+package trafficcontroller
+
+import "testing"
+
+func TestOldDopplers(t *testing.T) {
+	for list, want := range map[string]string{
+		"10.0.0.1:8082":                        "10.0.0.1:8083",
+		"10.0.0.1:8082, doppler.internal:8082": "10.0.0.1:8083,dns:///doppler.internal:8083",
+		"[fd00::1]:8082":                       "[fd00::1]:8083",
+		"doppler.internal":                     "",
+		"10.0.0.1:65535":                       "",
+		"10.0.0.1:grpc":                        "",
+		"":                                     "",
+	} {
+		got, err := oldDopplers(list)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v, want %q", list, got, err, want)
+		}
+	}
+}
+
+func TestOldJob(t *testing.T) {
+	for _, v := range oldJob() {
+		if len(v.Sets) == 0 && v.Why == "" {
+			t.Errorf("%s neither sets anything nor says why", v.Variable)
+		}
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	c := DefaultConfig()
+	if got := c.endpoint(); got != "" {
+		t.Errorf("%q without a domain", got)
+	}
+	c.SystemDomain = "sys.example.com"
+	for port, want := range map[int]string{443: "doppler.sys.example.com:443", 4443: "doppler.sys.example.com:4443"} {
+		if c.EndpointPort = port; c.endpoint() != want {
+			t.Errorf("%q, want %q", c.endpoint(), want)
+		}
+	}
+}
