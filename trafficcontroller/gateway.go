@@ -27,9 +27,9 @@ func (t *TrafficController) openGateway(conn *gateway.Conn, q gateway.Query, clo
 	if q.DeterministicName != "" {
 		query.Set("deterministic_name", q.DeterministicName)
 	}
-	client := api.Client{Remote: q.Remote, Forwarded: q.Forwarded, UserAgent: q.UserAgent, Path: q.Path}
+	client := api.ClientOf(q.Request)
 	return t.relay.Open(conn, relay.Options{
-		Subscription: q.ShardID, Query: query, Remote: q.Remote, UserAgent: q.UserAgent,
+		Subscription: q.ShardID, Query: query, Remote: client.Remote, UserAgent: client.UserAgent,
 		Framing: &relay.Framing{
 			Encoder: gateway.NewEncoder, StuckTimeout: t.cfg.StuckTimeout, StuckCode: stream.CloseStuck,
 		},

@@ -229,12 +229,14 @@ func (a *agent) take(b *loggregatorv2.EnvelopeBatch) error {
 	return nil
 }
 
-func TestSelfMetrics(t *testing.T) {
+// serveAgent returns an agent and its address.
+func serveAgent(t *testing.T) (got *agent, addr string) {
+	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := &agent{got: make(chan *loggregatorv2.Envelope, 1000)}
+	got = &agent{got: make(chan *loggregatorv2.Envelope, 1000)}
 	server := grpc.NewServer()
 	loggregatorv2.RegisterIngressServer(server, got)
 	served := make(chan struct{})
@@ -243,8 +245,13 @@ func TestSelfMetrics(t *testing.T) {
 		_ = server.Serve(l)
 	}()
 	t.Cleanup(func() { server.Stop(); <-served })
+	return got, l.Addr().String()
+}
+
+func TestSelfMetrics(t *testing.T) {
+	got, addr := serveAgent(t)
 	a := doppler(t, "a", 1)
-	r := start(t, func(c *Config) { c.AgentAddr, c.MetricInterval = l.Addr().String(), time.Second }, a)
+	r := start(t, func(c *Config) { c.AgentAddr, c.MetricInterval = addr, time.Second }, a)
 	tail := r.read("/apps/app/stream")
 	tail.joined(1)
 	a.Emit("app", "x", 42)

@@ -157,11 +157,13 @@ func TestOldTail(t *testing.T) {
 // A client that takes nothing is cut with the code that old clients know, and
 // told why; one that takes little is told what it has missed.
 func TestSlowOldTailIsCut(t *testing.T) {
+	told, addr := serveAgent(t)
 	a := doppler(t, "a", 1)
 	r := start(t, func(c *Config) {
 		c.SlowTimeout, c.TailQueueBytes, c.SocketBufferBytes = time.Second, 64<<10, 4<<10
+		c.AgentAddr, c.MetricInterval = addr, time.Hour
 	}, a)
-	conn, err := stream.Dial(t.Context(), "http://"+r.tc.Addr()+"/apps/app/stream", stream.DialOptions{SocketBuffer: 4 << 10})
+	conn, err := stream.Dial(t.Context(), "http://"+r.tc.Addr()+"/apps/app/stream?filter-type=logs", stream.DialOptions{SocketBuffer: 4 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +173,15 @@ func TestSlowOldTailIsCut(t *testing.T) {
 	eventually(t, "cut", func() bool {
 		return r.logs.with(`"msg":"stream closed"`, `"kind":"tail"`, `"code":1000`, "slow consumer: took nothing for 1s")
 	})
+	select {
+	case e := <-told.got:
+		if e.GetEvent().GetTitle() != "Traffic Controller has disconnected slow consumer" || e.SourceId != "traffic_controller" ||
+			!strings.Contains(e.GetEvent().GetBody(), "\nPath: /apps/app/stream?filter-type=logs\n") {
+			t.Errorf("told %v", e)
+		}
+	case <-time.After(patience):
+		t.Error("no event")
+	}
 }
 
 // What a slow reader gets and what it is told it misses is all there was.

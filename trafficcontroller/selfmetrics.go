@@ -11,6 +11,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
 )
 
 // emitMetrics emits the familiar self-metrics (protocol/05) to --agent-addr
@@ -42,7 +43,31 @@ func (t *TrafficController) emitMetrics(ctx context.Context) error {
 				continue
 			}
 			last = s
+		case e := <-t.events:
+			// The old one's took a second at most, too (protocol/03).
+			bounded, cancel := context.WithTimeout(ctx, time.Second)
+			_, err := client.Send(bounded, &loggregatorv2.EnvelopeBatch{Batch: []*loggregatorv2.Envelope{e}})
+			cancel()
+			if err != nil {
+				t.log.Warn("event could not be emitted", "addr", t.cfg.AgentAddr, "error", err)
+			}
 		}
+	}
+}
+
+// tellSlow emits the event by which operators know that a client was cut for
+// being slow (protocol/03). When nobody takes events, or there are too many,
+// it is left out: the log has a line of it.
+func (t *TrafficController) tellSlow(c api.Client) {
+	e := t.ownEnvelope(time.Now(), &loggregatorv2.Envelope{Message: &loggregatorv2.Envelope_Event{Event: &loggregatorv2.Event{
+		Title: "Traffic Controller has disconnected slow consumer",
+		Body: fmt.Sprintf("Remote Address: %s\nX-Forwarded-For: %s\nPath: %s\n\n"+
+			"It took nothing from its connection for too long. More instances of it, or a faster one, would keep up.",
+			c.Remote, c.Forwarded, c.URL),
+	}}})
+	select {
+	case t.events <- e:
+	default:
 	}
 }
 

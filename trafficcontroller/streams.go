@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -169,4 +170,7 @@ func (t *TrafficController) logClosed(what string, status int, c api.Client, ope
 		slog.Duration("duration", time.Since(opened)), slog.Int("code", int(code)), slog.String("reason", reason),
 	}, more...)
 	t.log.LogAttrs(context.Background(), slog.LevelInfo, "stream closed", attrs...)
+	if closed != nil && (closed.Code == stream.CloseStuck || strings.HasPrefix(closed.Reason, relay.SlowConsumer)) {
+		t.tellSlow(c)
+	}
 }

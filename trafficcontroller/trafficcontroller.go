@@ -21,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
@@ -50,8 +51,9 @@ type TrafficController struct {
 	tails    tails
 	api      *api.API
 	access   access
-	security *accesslog.Log // nil for none
-	settled  atomic.Bool    // ready was reached once
+	events   chan *loggregatorv2.Envelope // to be emitted
+	security *accesslog.Log               // nil for none
+	settled  atomic.Bool                  // ready was reached once
 
 	listener, admin net.Listener
 	tls             *tls.Config // towards clients; nil for plaintext
@@ -63,7 +65,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive()}
+	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16)}
 	if err := t.build(); err != nil {
 		return nil, err
 	}

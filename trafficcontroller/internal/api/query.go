@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
@@ -52,14 +53,19 @@ type Client struct {
 	Forwarded string // what proxies say of it
 	UserAgent string
 	Path      string
+	URL       string // with the query
 }
 
-func clientOf(r *http.Request) Client {
+// ClientOf says who sends a request.
+func ClientOf(r *http.Request) Client {
 	host := r.RemoteAddr
 	if h, _, err := net.SplitHostPort(host); err == nil && h == "" {
 		host = r.RemoteAddr
 	}
-	return Client{Remote: host, Forwarded: r.Header.Get("X-Forwarded-For"), UserAgent: r.UserAgent(), Path: r.URL.EscapedPath()}
+	return Client{
+		Remote: host, Forwarded: strings.Join(r.Header.Values("X-Forwarded-For"), ", "), UserAgent: r.UserAgent(),
+		Path: r.URL.EscapedPath(), URL: r.URL.RequestURI(),
+	}
 }
 
 // known refuses parameters that would be silently ignored.
@@ -101,7 +107,7 @@ func parseFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	if err := known(v, firehoseParameters...); err != nil {
 		return q, err
 	}
-	if q.Client, q.Subscription, err = clientOf(r), r.PathValue("subscription"), checkSubscription(r); err != nil {
+	if q.Client, q.Subscription, err = ClientOf(r), r.PathValue("subscription"), checkSubscription(r); err != nil {
 		return q, err
 	}
 	if _, err := selectors(v); err != nil {
@@ -145,7 +151,7 @@ func (a *API) parseTail(r *http.Request) (q TailQuery, err error) {
 	if err := known(v, tailParameters...); err != nil {
 		return q, err
 	}
-	if q.Client, q.Source, err = clientOf(r), r.PathValue("id"), checkSource(r); err != nil {
+	if q.Client, q.Source, err = ClientOf(r), r.PathValue("id"), checkSource(r); err != nil {
 		return q, err
 	}
 	if q.Mask, err = selectors(v); err != nil {

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,8 +17,7 @@ type Query struct {
 	ShardID           string
 	DeterministicName string
 	Selectors         []string // as a Doppler takes them; at least one
-	Remote, UserAgent string
-	Forwarded, Path   string
+	Request           *http.Request
 }
 
 func parse(r *http.Request, v url.Values) (q Query, bad *refusal) {
@@ -33,10 +31,7 @@ func parse(r *http.Request, v url.Values) (q Query, bad *refusal) {
 	case tooLong(v):
 		return q, &tooLongValues
 	}
-	q = Query{
-		ShardID: v.Get("shard_id"), DeterministicName: v.Get("deterministic_name"),
-		Remote: remoteOf(r), UserAgent: r.UserAgent(), Forwarded: r.Header.Get("X-Forwarded-For"), Path: r.URL.EscapedPath(),
-	}
+	q = Query{ShardID: v.Get("shard_id"), DeterministicName: v.Get("deterministic_name"), Request: r}
 	kinds := kindsOf(v)
 	sources := v["source_id"]
 	switch {
@@ -70,13 +65,6 @@ func tooLong(v url.Values) bool {
 		}
 	}
 	return false
-}
-
-func remoteOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil && host == "" {
-		return ""
-	}
-	return r.RemoteAddr
 }
 
 // kindsOf lists the selectors for one source. Of a type only its presence

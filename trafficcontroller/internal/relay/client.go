@@ -520,13 +520,17 @@ func (c *Client) failed(err error) {
 	}
 	c.relay.slow.Add(1)
 	if f := c.options.Framing; f != nil {
-		c.closeWith(f.StuckCode, fmt.Sprintf("slow consumer: took nothing for %v, is %d envelopes behind, has missed %d",
+		c.closeWith(f.StuckCode, fmt.Sprintf(SlowConsumer+": took nothing for %v, is %d envelopes behind, has missed %d",
 			f.StuckTimeout, c.lag(), c.missed.Load()))
 		return
 	}
 	c.closeWith(stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d batches waiting here, %d envelopes behind",
 		c.stuckTimeout(), waiting, c.lag()))
 }
+
+// SlowConsumer is how the reason begins for which a client of another framing
+// than batches is cut when it is stuck.
+const SlowConsumer = "slow consumer"
 
 func (c *Client) stuckTimeout() time.Duration {
 	if f := c.options.Framing; f != nil {
