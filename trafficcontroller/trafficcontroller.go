@@ -81,7 +81,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		t.Close()
 		return nil, err
 	}
-	t.registry.MustRegister(newCollector(t))
+	t.registry.MustRegister(newCollector(t), newAccessCollector(t.access.Auth, t.security))
 	return t, nil
 }
 
