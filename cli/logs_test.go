@@ -208,3 +208,18 @@ func TestManyLinesFlow(t *testing.T) {
 		t.Errorf("%d lines", n)
 	}
 }
+
+func TestLogsShowTheToken(t *testing.T) {
+	for token, want := range map[string]string{"abc": "bearer abc", "bearer abc": "bearer abc", "": ""} {
+		srv := serveFirehose(t)
+		p := start(t, "logs", "my-app", "--addr", srv.Addr(), "--token", token)
+		p.err.wait(t, "Retrieving logs", 1)
+		srv.Push(logOf("my-app", 1, "one"))
+		p.out.wait(t, "one", 1)
+		p.stop()
+		p.end(t)
+		if got := srv.Requests()[0].Header.Get("Authorization"); got != want {
+			t.Errorf("token %q: shows %q, want %q", token, got, want)
+		}
+	}
+}

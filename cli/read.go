@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,8 +18,9 @@ const eventsAhead = 64
 
 // readerFlags say where to read.
 type readerFlags struct {
-	Addr string   `env:"LGR_ADDR" default:"http://127.0.0.1:8081" placeholder:"URL" help:"The Traffic Controller (default ${default})."`
-	TLS  tlsFlags `embed:"" group:"tls"`
+	Addr  string   `env:"LGR_ADDR" default:"http://127.0.0.1:8081" placeholder:"URL" help:"The Traffic Controller (default ${default})."`
+	Token string   `env:"LGR_TOKEN" placeholder:"TOKEN" help:"Access token, as cf oauth-token prints it; better given in the environment."`
+	TLS   tlsFlags `embed:"" group:"tls"`
 }
 
 func (f *readerFlags) check() error {
@@ -33,7 +35,21 @@ func (f *readerFlags) config() (nozzle.Config, error) {
 	if err != nil {
 		return nozzle.Config{}, err
 	}
-	return nozzle.Config{Addr: f.Addr, TLS: trust}, nil
+	header := authorization(f.Token)
+	return nozzle.Config{
+		Addr: f.Addr, TLS: trust, Header: func(context.Context) (http.Header, error) { return header.Clone(), nil },
+	}, nil
+}
+
+// authorization is the header that shows a token, with or without its scheme.
+func authorization(token string) http.Header {
+	switch token = strings.TrimSpace(token); {
+	case token == "":
+		return nil
+	case !strings.Contains(token, " "):
+		token = "bearer " + token
+	}
+	return http.Header{"Authorization": {token}}
 }
 
 // event is something that happened on a stream; exactly one field besides

@@ -17,8 +17,9 @@ import (
 
 // topCommand shows what flows.
 type topCommand struct {
-	Addr []string `env:"LGR_ADDR" default:"http://127.0.0.1:8081" sep:"," placeholder:"URL" help:"The Traffic Controller, or the stream listeners of Dopplers; repeat it for several (default ${default})."`
-	TLS  tlsFlags `embed:"" group:"tls"`
+	Addr  []string `env:"LGR_ADDR" default:"http://127.0.0.1:8081" sep:"," placeholder:"URL" help:"The Traffic Controller, or the stream listeners of Dopplers; repeat it for several (default ${default})."`
+	Token string   `env:"LGR_TOKEN" placeholder:"TOKEN" help:"Access token, as cf oauth-token prints it; better given in the environment."`
+	TLS   tlsFlags `embed:"" group:"tls"`
 
 	Interval time.Duration `short:"i" default:"1s" placeholder:"TIME" help:"Time between two readings (default ${default})."`
 	Once     bool          `help:"Print one reading and exit."`
@@ -54,7 +55,7 @@ func (c *topCommand) run(ctx context.Context, s Streams) error {
 	}
 	transport := &http.Transport{TLSClientConfig: config, Proxy: http.ProxyFromEnvironment}
 	defer transport.CloseIdleConnections()
-	client := &top.Client{HTTP: &http.Client{Transport: transport}, Addrs: c.Addr}
+	client := &top.Client{HTTP: &http.Client{Transport: transport}, Addrs: c.Addr, Header: authorization(c.Token)}
 	onTerminal := terminal.Is(s.Out)
 	view := top.View{
 		Title:  "lgr top  " + strings.Join(c.Addr, " "),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -188,7 +189,7 @@ func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make headers: %w", err)
 		}
-		header = h.Clone()
+		maps.Copy(header, h) // which may be nil
 	}
 	if header.Get("User-Agent") == "" {
 		header.Set("User-Agent", userAgent)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,6 +28,8 @@ type Client struct {
 	// HTTP is used as it is; Addrs are base URLs.
 	HTTP  *http.Client
 	Addrs []string
+	// Header goes with every question.
+	Header http.Header
 }
 
 // Read asks all servers at once. It takes no longer than a few seconds and
@@ -128,6 +131,7 @@ func (c *Client) get(ctx context.Context, address string, into any) error {
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", address, err)
 	}
+	maps.Copy(req.Header, c.Header)
 	res, err := c.HTTP.Do(req)
 	if err != nil {
 		// Its text would repeat method and address.

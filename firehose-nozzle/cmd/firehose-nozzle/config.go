@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -24,6 +26,7 @@ type config struct {
 	names        []string
 	tlsCA        string
 	tlsSkip      bool
+	tokenFile    string
 
 	sink        string
 	format      string
@@ -57,6 +60,7 @@ func (c *config) Flags(f *daemon.Flags) {
 	f.String(&c.cursorFile, "cursor-file", "`file` to keep the place in the stream in, for restarts after a long time")
 	f.String(&c.tlsCA, "tls-ca", "PEM `file` of certificate authorities to trust instead of the system's")
 	f.Bool(&c.tlsSkip, "tls-skip-verify", "INSECURE: trust any server, whoever it is")
+	f.String(&c.tokenFile, "token-file", "`file` with the access token; read before every connection")
 	f.Group("Sink")
 	f.String(&c.sink, "sink", "where lines go: stdout or file")
 	f.String(&c.format, "format", "form of a line: json or text")
@@ -92,6 +96,11 @@ func (c *config) Validate() error {
 		}
 		if c.tlsSkip {
 			faults.Addf("tls-skip-verify", c.tlsSkip, "contradicts --tls-ca")
+		}
+	}
+	if c.tokenFile != "" {
+		if _, err := c.header(context.Background()); err != nil {
+			faults.Addf("token-file", quote(c.tokenFile), "%v", err)
 		}
 	}
 	c.validateSink(&faults)
@@ -163,6 +172,26 @@ func (c *config) roots() (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s has no certificate in PEM", c.tlsCA)
 	}
 	return pool, nil
+}
+
+// header shows the token, if there is one, with or without its scheme in the
+// file.
+func (c *config) header(context.Context) (http.Header, error) {
+	if c.tokenFile == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.tokenFile)
+	if err != nil {
+		return nil, fmt.Errorf("read token: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	switch {
+	case token == "" || strings.ContainsAny(token, "\r\n"):
+		return nil, fmt.Errorf("%s has to hold one line, the token", c.tokenFile)
+	case !strings.Contains(token, " "):
+		token = "bearer " + token
+	}
+	return http.Header{"Authorization": {token}}, nil
 }
 
 // selection says in canonical form what is read.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -353,5 +354,35 @@ func TestTLS(t *testing.T) {
 	p.end(t, syscall.SIGTERM)
 	if !strings.Contains(p.stderr.String(), "INSECURE") {
 		t.Fatalf("nobody is warned: %s", p.stderr.String())
+	}
+}
+
+// The token is read before every connection: whatever renews it need not tell.
+func TestTokenFile(t *testing.T) {
+	s := newServer(t)
+	file := filepath.Join(t.TempDir(), "token")
+	put := func(token string) {
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one\n")
+	p := start(t, "--addr", s.Addr(), "--subscription", "x", "--token-file", file)
+	push(s, 0, 10)
+	waitAcked(t, s, 10)
+	put("bearer two")
+	s.Cut()
+	push(s, 10, 20)
+	waitAcked(t, s, 20)
+	p.end(t, syscall.SIGTERM)
+	var shown []string
+	for _, r := range s.Requests() {
+		shown = append(shown, r.Header.Get("Authorization"))
+	}
+	if !slices.Equal(slices.Compact(shown), []string{"bearer one", "bearer two"}) {
+		t.Errorf("shown %q", shown)
+	}
+	if strings.Contains(p.stderr.String(), "two") {
+		t.Errorf("the token is in the log: %s", p.stderr.String())
 	}
 }

@@ -71,7 +71,7 @@ func openStream(ctx context.Context, cfg *config, log *slog.Logger) (*pump.Curso
 	conf := nozzle.Config{
 		Addr: cfg.addr, Subscription: cfg.subscription,
 		Types: cfg.types, SourceIDs: cfg.sourceIDs, Names: cfg.names,
-		Notify: func(n nozzle.Notice) { notify(log, n) },
+		Header: cfg.header, Notify: func(n nozzle.Notice) { notify(log, n) },
 	}
 	var err error
 	if conf.TLS, err = cfg.tls(); err != nil {
