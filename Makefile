@@ -76,7 +76,7 @@ generate: $(TOOLS)/buf ## make the code from api/proto, and firehose-nozzle/deps
 generated: $(TOOLS)/buf
 	@tmp=$$(mktemp -d) && trap 'rm -rf "$$tmp"' EXIT && cd api && export PATH="$(CURDIR)/$(TOOLS):$$PATH" && \
 	buf lint && buf format --diff --exit-code && buf generate -o "$$tmp" && \
-	for d in loggregatorv2 streampb; do \
+	for d in loggregatorv2 plumbingpb streampb; do \
 	  diff -r "$$d" "$$tmp/$$d" || { echo "api/$$d is not what api/proto makes, run make generate"; exit 1; }; \
 	done
 
