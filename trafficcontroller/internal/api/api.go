@@ -3,11 +3,14 @@
 package api
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"sync/atomic"
 
@@ -81,7 +84,25 @@ func New(cfg Config, log *slog.Logger) *API {
 // ServeHTTP answers a request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if clean := cleanPath(r.URL.Path); clean != r.URL.Path && r.URL.RawPath == "" {
+		u := url.URL{Path: clean, RawQuery: r.URL.RawQuery}
+		w.Header().Set("Location", u.String())
+		w.WriteHeader(http.StatusMovedPermanently) // as ever (protocol/03); net/http has come to say 307
+		return
+	}
 	a.mux.ServeHTTP(w, r)
+}
+
+// cleanPath is a path without what net/http would redirect for.
+func cleanPath(p string) string {
+	if p == "" || p[0] != '/' {
+		return p // "*", which is no path
+	}
+	clean := path.Clean(p)
+	if strings.HasSuffix(p, "/") && clean != "/" {
+		clean += "/"
+	}
+	return clean
 }
 
 // forAdmins serves only who may read everything.
@@ -152,13 +173,12 @@ func isOld(r *http.Request) bool {
 	return !hasToken(r.Header, "Sec-WebSocket-Protocol", stream.Subprotocol)
 }
 
-// upgrade answers the handshake. An old client that sends none gets the status
-// it knows (protocol/03).
+// upgrade answers the handshake. An old client that sends none, or a bad one,
+// gets the status and header it knows (protocol/03).
 func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, bool) {
-	if isOld(r) && !hasToken(r.Header, "Upgrade", "websocket") {
+	if fault := handshakeFault(r); isOld(r) && fault != "" {
 		w.Header().Set("Sec-Websocket-Version", "13")
-		http.Error(w, "Bad Request: this path is a WebSocket; connect with a WebSocket client (or, behind a proxy, pass the Upgrade and Connection headers on)",
-			http.StatusBadRequest)
+		http.Error(w, "Bad Request: "+fault, http.StatusBadRequest)
 		return nil, false
 	}
 	conn, err := stream.Accept(w, r, stream.AcceptOptions{
@@ -169,6 +189,21 @@ func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, boo
 		return nil, false
 	}
 	return conn, true
+}
+
+// handshakeFault says what a request lacks to become a WebSocket (RFC 6455,
+// section 4.2.1).
+func handshakeFault(r *http.Request) string {
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	switch {
+	case r.Method != http.MethodGet, !hasToken(r.Header, "Upgrade", "websocket"), !hasToken(r.Header, "Connection", "Upgrade"):
+		return "this path is a WebSocket; connect with a WebSocket client (or, behind a proxy, pass the Upgrade and Connection headers on)"
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return "the Sec-WebSocket-Version header has to be 13"
+	case err != nil || len(key) != 16:
+		return "the Sec-WebSocket-Key header has to be 16 bytes in base64"
+	}
+	return ""
 }
 
 // hasToken tells whether a comma-separated header has a token.

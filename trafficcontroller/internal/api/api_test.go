@@ -260,3 +260,13 @@ func FuzzQueries(f *testing.F) {
 		}
 	})
 }
+
+func TestCleanPath(t *testing.T) {
+	for p, want := range map[string]string{
+		"*": "*", "": "", "/": "/", "//": "/", "//firehose/a": "/firehose/a", "/a/../b/": "/b/", "/firehose/a": "/firehose/a",
+	} {
+		if got := cleanPath(p); got != want {
+			t.Errorf("%q becomes %q, want %q", p, got, want)
+		}
+	}
+}
