@@ -12,6 +12,7 @@ require (
 	github.com/a1ea6966/loggregator/api v0.0.0
 	github.com/a1ea6966/loggregator/firehose-nozzle v0.0.0
 	github.com/a1ea6966/loggregator/internal v0.0.0-00010101000000-000000000000
+	github.com/cloudfoundry/sonde-go v0.0.0-20251217143644-d1670a435f2a
 	github.com/compose-spec/compose-go/v2 v2.16.2
 	github.com/go-jose/go-jose/v4 v4.1.9
 	go.uber.org/goleak v1.3.0

@@ -24,6 +24,9 @@ type Config struct {
 	Dopplers, Controllers int
 	// DopplerArgs and ControllerArgs are added to the flags of each.
 	DopplerArgs, ControllerArgs []string
+	// Access are the flags of the Traffic Controllers' access control; without,
+	// everybody may read everything.
+	Access []string
 	// Certs is a directory made by `lgr certs`; empty means plaintext.
 	Certs string
 	// Peers, when set, is a file the Traffic Controllers find Dopplers in; it
@@ -115,11 +118,15 @@ func (p *Pipeline) AddDoppler(ctx context.Context) (*Service, error) {
 	return s, nil
 }
 
-// AddController starts one more, which knows all Dopplers that run.
-func (p *Pipeline) AddController(ctx context.Context) (*Service, error) {
+// AddController starts one more, which knows all Dopplers that run, with more
+// flags than the others have.
+func (p *Pipeline) AddController(ctx context.Context, more ...string) (*Service, error) {
 	s := &Service{
 		Name: fmt.Sprintf("controller-%d", len(p.Controllers)), path: p.conf.Binaries.Path(process.TrafficController),
-		args: []string{"--disable-access-control"},
+		args: slices.Clone(p.conf.Access),
+	}
+	if len(s.args) == 0 {
+		s.args = []string{"--disable-access-control"}
 	}
 	s.args = append(s.args, "--name", s.Name)
 	if p.conf.Peers != "" {
@@ -134,7 +141,7 @@ func (p *Pipeline) AddController(ctx context.Context) (*Service, error) {
 			"--doppler-tls-cert", c+"/trafficcontroller.crt", "--doppler-tls-key", c+"/trafficcontroller.key",
 			"--doppler-tls-ca", c+"/ca.crt", "--tls-cert", c+"/outside.crt", "--tls-key", c+"/outside.key")
 	}
-	s.args = append(s.args, p.conf.ControllerArgs...)
+	s.args = append(append(s.args, p.conf.ControllerArgs...), more...)
 	if err := p.launch(ctx, s); err != nil {
 		return nil, err
 	}
