@@ -111,9 +111,7 @@ func oldJob() []daemon.Inherited {
 		{Variable: "ROUTER_CERT_FILE", Sets: []string{"tls-cert"}},
 		{Variable: "ROUTER_KEY_FILE", Sets: []string{"tls-key"}},
 		{Variable: "ROUTER_CA_FILE", Sets: []string{"tls-ca"}},
-		{Variable: "ROUTER_CIPHER_SUITES", Sets: []string{"tls-cipher-suite"}, Convert: func(s string) (string, error) {
-			return strings.ReplaceAll(s, ":", ","), nil
-		}},
+		{Variable: "ROUTER_CIPHER_SUITES", Sets: []string{"tls-cipher-suite"}, Convert: oldSuites},
 		{Variable: "ROUTER_PPROF_PORT", Sets: []string{"admin-addr"}, Convert: daemon.LocalPort},
 		{Variable: "ROUTER_METRIC_BATCH_INTERVAL_MILLISECONDS", Sets: []string{"metric-interval"}, Convert: daemon.Milliseconds},
 		{Variable: "ROUTER_METRIC_SOURCE_ID", Why: "the own metrics always have the source id doppler"},
@@ -122,6 +120,14 @@ func oldJob() []daemon.Inherited {
 		{Variable: "AGENT_GRPC_ADDRESS", Why: "the own metrics go straight into the ring"},
 		{Variable: "USE_RFC339", Why: "every log line has a time as in RFC 3339"},
 	}
+}
+
+// oldSuites takes suites separated by colons, by the names of OpenSSL, as the old
+// job has them (protocol/01, "Server names and certificates"), or of RFC 5289.
+func oldSuites(list string) (string, error) {
+	return strings.NewReplacer(":", ",",
+		"ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+		"ECDHE-RSA-AES128-GCM-SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256").Replace(list), nil
 }
 
 // maxMessageLimit is what any agent can send.

@@ -12,6 +12,10 @@ func TestOldJob(t *testing.T) {
 			t.Errorf("%s neither sets anything nor says why", v.Variable)
 		}
 	}
+	suites, err := oldSuites("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384")
+	if want := "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"; err != nil || suites != want {
+		t.Errorf("suites are %q, %v, want %q", suites, err, want)
+	}
 	c := DefaultConfig()
 	c.TLS.Suites = []string{"TLS_RSA_WITH_RC4_128_SHA"}
 	if err := c.Validate(); err == nil {

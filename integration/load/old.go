@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 )
 
@@ -24,7 +25,7 @@ type Counter struct {
 }
 
 // OpenCounter connects to the Firehose of conf, of which the URL, TLS,
-// Subscription and Query count. The caller runs the counter with Run, and ends it
+// Subscription, Query and Header count. The caller runs the counter with Run, and ends it
 // with Close.
 func OpenCounter(ctx context.Context, conf ReaderConfig) (*Counter, error) {
 	target, err := url.Parse(conf.URL + "/firehose/" + url.PathEscape(conf.Subscription) + "?" + conf.Query.Encode())
@@ -39,16 +40,18 @@ func OpenCounter(ctx context.Context, conf ReaderConfig) (*Counter, error) {
 		conn = tls.Client(conn, conf.TLS)
 	}
 	c := &Counter{conn: conn, in: bufio.NewReaderSize(conn, 256<<10)}
-	if err := c.shake(target); err != nil {
+	if err := c.shake(target, conf.Header); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("open counter: %w", err)
 	}
 	return c, nil
 }
 
-func (c *Counter) shake(target *url.URL) error {
+func (c *Counter) shake(target *url.URL, header http.Header) error {
+	var more strings.Builder
+	_ = header.Write(&more) // cannot fail
 	_, err := fmt.Fprintf(c.conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", target.RequestURI(), target.Host)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n%s\r\n", target.RequestURI(), target.Host, more.String())
 	if err != nil {
 		return err
 	}

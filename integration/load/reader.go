@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -31,8 +32,9 @@ type ReaderConfig struct {
 	// Old says that it is a Firehose in the old framing, of which messages are
 	// counted: see Counter.
 	Old bool
-	// Query is added to the URL.
-	Query url.Values
+	// Query is added to the URL, Header (of old framing only) to the request.
+	Query  url.Values
+	Header http.Header
 	// Ack makes the reader ack each batch itself; else the Traffic Controller
 	// does, once the batch is written.
 	Ack bool
