@@ -14,12 +14,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler"
+	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
 // bytesCodec sends what no protobuf library would.
@@ -81,6 +83,55 @@ func TestBadInputFromProducers(t *testing.T) {
 		})
 	}
 }
+
+// TestBadInputFromOldProducers: payloads that cannot be decoded are skipped and
+// counted, and cost nobody else anything.
+func TestBadInputFromOldProducers(t *testing.T) {
+	good := pushed(v1Line("app", "good"))
+	for _, test := range []struct {
+		name    string
+		message []byte
+		dropped string
+	}{
+		{"garbage", []byte("\xff\xffthis is no EnvelopeData"), `cause="malformed"`},
+		{"payload is garbage", pushed([]byte("\xff\xffthis is no Envelope")), `cause="malformed"`},
+		{"no event type", pushed([]byte("\x0a\x06origin")), `cause="malformed"`},
+		{"over-long source id", pushed(v1Line(strings.Repeat("s", 257), "x")), `cause="source_too_long"`},
+		{"large envelope", pushed(v1Line("app", strings.Repeat("x", 1<<20))), `cause="too_large"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := start(t, unread)
+			s, err := r.producer().NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true},
+				"/plumbing.DopplerIngestor/Pusher", grpc.ForceCodecV2(bytesCodec{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(s.SendMsg(good), s.SendMsg(test.message), s.SendMsg(good), s.CloseSend()); err != nil {
+				t.Fatal(err)
+			}
+			// The answer says that all was taken.
+			if err := s.RecvMsg(nil); err != nil {
+				t.Error(err)
+			}
+			_, _, metrics := r.get(r.AdminAddr(), "/metrics")
+			for _, want := range []string{
+				"doppler_ingress_dropped_total{" + test.dropped + "} 1\n", `doppler_ingress_framing_envelopes_total{framing="v1"} 2` + "\n",
+				"doppler_ingress_envelopes_total 2\n", "doppler_ingress_messages_total 3\n",
+			} {
+				if !strings.Contains(metrics, want) {
+					t.Errorf("no %s", want)
+				}
+			}
+		})
+	}
+}
+
+// v1Line is a log line of the old protocol, pushed the EnvelopeData of one.
+func v1Line(app, text string) []byte {
+	return dropsonde.AppendLogMessage(nil, "origin", text, app, "APP", "0", false, 7)
+}
+
+func pushed(v1 []byte) []byte { return protowire.AppendBytes([]byte{0x0a}, v1) }
 
 func TestBatchOverTheMessageLimit(t *testing.T) {
 	r := start(t, unread)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
 )
 
 // collector turns the Doppler's counters into Prometheus metrics when they
@@ -35,6 +36,10 @@ func newCollector(d *Doppler) *collector {
 	counter, gauge := prometheus.CounterValue, prometheus.GaugeValue
 	add(counter, "ingress_envelopes_total", "Envelopes accepted from producers.", nil,
 		func(s *snapshot) float64 { return float64(s.in.Accepted) })
+	for framing, name := range []string{ingress.Batched: "v2_batch", ingress.Single: "v2", ingress.Pushed: "v1"} {
+		add(counter, "ingress_framing_envelopes_total", "Envelopes accepted, by the form they came in.", prometheus.Labels{"framing": name},
+			func(s *snapshot) float64 { return float64(s.in.AcceptedBy[framing]) })
+	}
 	add(counter, "ingress_bytes_total", "Bytes of the envelopes accepted.", nil,
 		func(s *snapshot) float64 { return float64(s.in.AcceptedBytes) })
 	add(counter, "ingress_messages_total", "gRPC messages received.", nil,

@@ -22,6 +22,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
+	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
 // countAppender counts envelopes and lets go of them.
@@ -36,14 +37,34 @@ func (c *countAppender) Append(_ []byte, recs []envelope.Record) uint64 {
 // says little.
 func BenchmarkIngress(b *testing.B) {
 	for _, bench := range []struct {
-		name           string
+		name, method   string
 		batch, streams int
-	}{{"batch100", 100, 4}, {"batch10", 10, 4}, {"single", 1, 4}, {"single64", 1, 64}} {
-		b.Run(bench.name, func(b *testing.B) { benchmark(b, bench.batch, bench.streams) })
+	}{
+		{"batch100", "BatchSender", 100, 4}, {"batch10", "BatchSender", 10, 4},
+		{"single", "Sender", 1, 4}, {"single64", "Sender", 1, 64}, {"pushed", "Pusher", 1, 4}, {"pushed64", "Pusher", 1, 64},
+	} {
+		b.Run(bench.name, func(b *testing.B) { benchmark(b, bench.method, bench.batch, bench.streams) })
 	}
 }
 
-func benchmark(b *testing.B, batch, streams int) {
+// BenchmarkPushed is what the old form of an envelope costs beside gRPC.
+func BenchmarkPushed(b *testing.B) {
+	var sink countAppender
+	server, err := New(testConfig(), &sink)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := &stream{server: server, framing: Pushed}
+	msg := pushed(referenceV1(b))
+	m := &message{mem.BufferSlice{mem.SliceBuffer(msg)}}
+	b.SetBytes(int64(len(msg)))
+	b.ReportAllocs()
+	for b.Loop() {
+		s.takePushed(m)
+	}
+}
+
+func benchmark(b *testing.B, method string, batch, streams int) {
 	var sink countAppender
 	server, err := New(testConfig(), &sink)
 	if err != nil {
@@ -57,7 +78,7 @@ func benchmark(b *testing.B, batch, streams int) {
 	result := make(chan error, 1)
 	go func() { result <- server.Run(ctx, l) }()
 	load := exec.Command(os.Args[0])
-	load.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d %d", loadVariable, l.Addr(), batch, streams))
+	load.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d", loadVariable, l.Addr(), method, batch, streams))
 	load.Stderr = os.Stderr
 	stdin, err := load.StdinPipe()
 	if err != nil {
@@ -111,15 +132,16 @@ var _ encoding.CodecV2 = rawCodec{}
 // runLoad is the other process: it sends until standard input is closed.
 func runLoad(spec string) error {
 	fields := strings.Fields(spec)
-	batch, err := strconv.Atoi(fields[1])
+	method := fields[1]
+	batch, err := strconv.Atoi(fields[2])
 	if err != nil {
 		return err
 	}
-	streams, err := strconv.Atoi(fields[2])
+	streams, err := strconv.Atoi(fields[3])
 	if err != nil {
 		return err
 	}
-	messages := referenceMessages(batch)
+	messages := referenceMessages(method, batch)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -128,24 +150,20 @@ func runLoad(spec string) error {
 	}()
 	var running sync.WaitGroup
 	for i := range streams {
-		running.Go(func() { send(ctx, fields[0], batch == 1, messages, i) })
+		running.Go(func() { send(ctx, fields[0], method, messages, i) })
 	}
 	running.Wait()
 	return nil
 }
 
-func send(ctx context.Context, addr string, single bool, messages [][]byte, from int) {
+func send(ctx context.Context, addr, method string, messages [][]byte, from int) {
 	client, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{})), grpc.WithInitialWindowSize(64<<10))
 	if err != nil {
 		return
 	}
 	defer client.Close()
-	method := "/loggregator.v2.Ingress/BatchSender"
-	if single {
-		method = "/loggregator.v2.Ingress/Sender"
-	}
-	stream, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)
+	stream, err := client.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, service(method)+method)
 	if err != nil {
 		return
 	}
@@ -154,7 +172,8 @@ func send(ctx context.Context, addr string, single bool, messages [][]byte, from
 }
 
 // referenceMessages makes messages of reference envelopes from 1,000 sources.
-func referenceMessages(batch int) [][]byte {
+func referenceMessages(method string, batch int) [][]byte {
+	var old dropsonde.Encoder
 	messages := make([][]byte, 200)
 	seq := uint64(0)
 	for i := range messages {
@@ -163,9 +182,13 @@ func referenceMessages(batch int) [][]byte {
 			if err != nil {
 				return nil
 			}
-			if batch == 1 {
+			switch method {
+			case "Sender":
 				messages[i] = stamp.Append(messages[i], seq, time.Unix(1_700_000_000, 0))
-			} else {
+			case "Pusher":
+				v1, _ := old.AppendV1(nil, nil, stamp.Append(nil, seq, time.Unix(1_700_000_000, 0)))
+				messages[i] = pushed(v1)
+			default:
 				messages[i] = stamp.AppendRecord(messages[i], seq, time.Unix(1_700_000_000, 0))
 			}
 			seq++

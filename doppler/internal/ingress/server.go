@@ -1,4 +1,6 @@
-// Package ingress takes envelopes in: the gRPC service loggregator.v2.Ingress.
+// Package ingress takes envelopes in: the gRPC services loggregator.v2.Ingress
+// and, of older agents, plumbing.DopplerIngestor. What the latter pushes becomes
+// an envelope of the former's kind first, by the rules of package dropsonde.
 //
 // Messages are never decoded. A codec hands over their bytes, one pass finds
 // and checks the envelopes in them, and an Appender copies those. What is
@@ -118,7 +120,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	streams  map[*stream]struct{}
-	past     counters // of streams that are gone
+	past     [numFramings]counters // of streams that are gone
 	opened   uint64
 	refused  uint64
 	draining bool
@@ -136,6 +138,9 @@ func New(cfg Config, to Appender) (*Server, error) {
 	if cfg.MaxMessage <= 0 {
 		return nil, fmt.Errorf("largest ingress message %d: must be positive", cfg.MaxMessage)
 	}
+	if cfg.Limits.MaxEnvelope <= 0 {
+		cfg.Limits.MaxEnvelope = envelope.DefaultMaxEnvelope
+	}
 	s := &Server{
 		cfg: cfg, to: to, log: cfg.Log,
 		pool:       newPool(cfg.Bytes/2, bufferPatience),
@@ -151,6 +156,7 @@ func New(cfg Config, to Appender) (*Server, error) {
 	}
 	s.grpc = grpc.NewServer(s.options()...)
 	s.grpc.RegisterService(s.service(), nil)
+	s.grpc.RegisterService(s.ingestor(), nil)
 	return s, nil
 }
 
@@ -179,19 +185,30 @@ func (s *Server) options() []grpc.ServerOption {
 	return options
 }
 
+func (s *Server) stream(framing Framing) grpc.StreamHandler {
+	return func(_ any, calls grpc.ServerStream) error { return s.handle(calls, framing) }
+}
+
 func (s *Server) service() *grpc.ServiceDesc {
-	stream := func(single bool) grpc.StreamHandler {
-		return func(_ any, calls grpc.ServerStream) error { return s.handle(calls, single) }
-	}
 	return &grpc.ServiceDesc{
 		ServiceName: "loggregator.v2.Ingress",
 		HandlerType: (*any)(nil),
 		Methods:     []grpc.MethodDesc{{MethodName: "Send", Handler: s.send}},
 		Streams: []grpc.StreamDesc{
-			{StreamName: "Sender", Handler: stream(true), ClientStreams: true},
-			{StreamName: "BatchSender", Handler: stream(false), ClientStreams: true},
+			{StreamName: "Sender", Handler: s.stream(Single), ClientStreams: true},
+			{StreamName: "BatchSender", Handler: s.stream(Batched), ClientStreams: true},
 		},
 		Metadata: "loggregator/v2/ingress.proto",
+	}
+}
+
+// ingestor is the service of agents that know dropsonde only.
+func (s *Server) ingestor() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: "plumbing.DopplerIngestor",
+		HandlerType: (*any)(nil),
+		Streams:     []grpc.StreamDesc{{StreamName: "Pusher", Handler: s.stream(Pushed), ClientStreams: true}},
+		Metadata:    "plumbing/doppler.proto",
 	}
 }
 
@@ -199,7 +216,7 @@ func (s *Server) service() *grpc.ServiceDesc {
 //
 //nolint:revive // gRPC decides the order of a handler's parameters
 func (s *Server) send(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-	str, err := s.admit(false)
+	str, err := s.admit(Batched)
 	if err != nil {
 		return nil, err
 	}
@@ -228,9 +245,11 @@ func (s *Server) Stats() Stats {
 		Streams: len(s.streams), StreamsOpened: s.opened, StreamsRefused: s.refused,
 		BufferBytes: s.pool.held.Load(), BufferWaits: s.pool.waits.Load(), BufferOverdrafts: s.pool.overdrawn.Load(),
 	}
-	s.past.addTo(&stats)
+	for framing := range s.past {
+		s.past[framing].addTo(&stats, Framing(framing))
+	}
 	for str := range s.streams {
-		str.addTo(&stats)
+		str.addTo(&stats, str.framing)
 	}
 	return stats
 }
@@ -242,7 +261,7 @@ func errDraining() error {
 	return status.Error(codes.Unavailable, "this Doppler is leaving, go to another one")
 }
 
-func (s *Server) admit(single bool) (*stream, error) {
+func (s *Server) admit(framing Framing) (*stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining {
@@ -256,7 +275,7 @@ func (s *Server) admit(single bool) (*stream, error) {
 			"%d ingress streams are open, which is all that %d bytes of ingress memory (--ingress-bytes) allow",
 			len(s.streams), s.cfg.Bytes)
 	}
-	str := &stream{server: s, single: single, ended: make(chan struct{})}
+	str := &stream{server: s, framing: framing, ended: make(chan struct{})}
 	s.opened++
 	s.streams[str] = struct{}{}
 	s.receivers.Add(1)
@@ -267,7 +286,7 @@ func (s *Server) release(str *stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.streams, str)
-	s.past.add(&str.counters)
+	s.past[str.framing].add(&str.counters)
 	s.receivers.Done()
 }
 

@@ -110,11 +110,19 @@ func (r *rig) stop() {
 	}
 }
 
+// service is where a method is.
+func service(method string) string {
+	if method == "Pusher" {
+		return "/plumbing.DopplerIngestor/"
+	}
+	return "/loggregator.v2.Ingress/"
+}
+
 // open opens a raw stream: messages are byte slices.
 func (r *rig) open(method string) grpc.ClientStream {
 	r.t.Helper()
 	s, err := r.client.NewStream(r.t.Context(), &grpc.StreamDesc{ClientStreams: true},
-		"/loggregator.v2.Ingress/"+method, grpc.ForceCodecV2(rawCodec{}))
+		service(method)+method, grpc.ForceCodecV2(rawCodec{}))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -202,7 +210,7 @@ func TestCalls(t *testing.T) {
 		t.Errorf("appended %v", got)
 	}
 	stats := r.Stats()
-	if stats.Accepted != 5 || stats.Messages != 5 || stats.Dropped.Total() != 0 || stats.StreamsOpened != 3 || stats.Streams != 0 {
+	if stats.Accepted != 5 || stats.AcceptedBy != [numFramings]uint64{Batched: 3, Single: 2} || stats.Messages != 5 || stats.Dropped.Total() != 0 || stats.StreamsOpened != 3 || stats.Streams != 0 {
 		t.Errorf("%+v", stats)
 	}
 }
@@ -214,6 +222,7 @@ func TestBadInputIsDroppedAndCounted(t *testing.T) {
 	large := env(t, "large", 4)
 	large = append(large, bytes.Repeat([]byte{0xa2, 1, 1, 0}, 1<<18)...) // unknown fields, over 1 MiB
 	unknown := append([]byte{0x10, 5}, batch(good)...)
+	v1 := v1Line("good", "line")
 	for _, test := range []struct {
 		name, method string
 		message      []byte
@@ -233,6 +242,16 @@ func TestBadInputIsDroppedAndCounted(t *testing.T) {
 		{"single not UTF-8", "Sender", badText, 0, Dropped{Malformed: 1}, 0},
 		{"single long source id", "Sender", longSource, 0, Dropped{SourceTooLong: 1}, 0},
 		{"single large", "Sender", large, 0, Dropped{TooLarge: 1}, 0},
+		{"pushed", "Pusher", pushed(v1), 1, Dropped{}, 0},
+		{"pushed, not UTF-8", "Pusher", pushed(v1Line("ba\xff!", "\xff")), 1, Dropped{}, 0},
+		{"pushed garbage", "Pusher", []byte("\xff\xffgarbage"), 0, Dropped{Malformed: 1}, 0},
+		{"pushed nothing", "Pusher", nil, 0, Dropped{Malformed: 1}, 0},
+		{"pushed payload garbage", "Pusher", pushed([]byte("\xff\xffgarbage")), 0, Dropped{Malformed: 1}, 0},
+		{"pushed without event type", "Pusher", pushed([]byte("\x0a\x01o")), 0, Dropped{Malformed: 1}, 0},
+		{"pushed, broken off", "Pusher", pushed(v1)[:len(v1)], 0, Dropped{Malformed: 1}, 0},
+		{"pushed long source id", "Pusher", pushed(v1Line(strings.Repeat("s", 300), "line")), 0, Dropped{SourceTooLong: 1}, 0},
+		{"pushed large", "Pusher", pushed(v1Line("large", strings.Repeat("x", 1<<20))), 0, Dropped{TooLarge: 1}, 0},
+		{"pushed, too large in its new form", "Pusher", pushed(v1Line("large", strings.Repeat("x", 1<<20-64))), 0, Dropped{TooLarge: 1}, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := start(t, nil, &memory{})

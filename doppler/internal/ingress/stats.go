@@ -6,12 +6,27 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope"
 )
 
+// Framing is how envelopes come.
+type Framing int
+
+const (
+	// Batched envelopes come by Ingress/BatchSender and Ingress/Send.
+	Batched Framing = iota
+	// Single ones come by Ingress/Sender.
+	Single
+	// Pushed ones are of the old protocol and come by DopplerIngestor/Pusher.
+	Pushed
+	numFramings
+)
+
 // Stats counts what the server has seen since it was made. Envelopes received
 // are Accepted plus Dropped.
 type Stats struct {
 	// Accepted counts envelopes handed to the Appender, AcceptedBytes their
 	// encoded size.
 	Accepted, AcceptedBytes uint64
+	// AcceptedBy is Accepted by framing.
+	AcceptedBy [numFramings]uint64
 	// Messages counts gRPC messages, Bytes their size.
 	Messages, Bytes uint64
 	// Dropped counts what was not accepted, by cause.
@@ -61,8 +76,10 @@ type counters struct {
 	messageTooLarge, unknownFld atomic.Uint64
 }
 
-func (c *counters) addTo(s *Stats) {
-	s.Accepted += c.accepted.Load()
+func (c *counters) addTo(s *Stats, framing Framing) {
+	accepted := c.accepted.Load()
+	s.Accepted += accepted
+	s.AcceptedBy[framing] += accepted
 	s.AcceptedBytes += c.acceptedBytes.Load()
 	s.Messages += c.messages.Load()
 	s.Bytes += c.bytes.Load()

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
 // stream is one open call.
@@ -17,9 +18,9 @@ type stream struct {
 	counters
 
 	// static
-	server *Server
-	single bool // messages are envelopes, not batches
-	ended  chan struct{}
+	server  *Server
+	framing Framing
+	ended   chan struct{}
 
 	// owned by receive
 	one [1]envelope.Record
@@ -41,13 +42,20 @@ func (s *stream) receive(calls grpc.ServerStream) error {
 			return err
 		}
 		s.begun.Add(1)
-		if s.single {
-			s.takeOne(&m)
-		} else {
-			s.takeBatch(&m)
-		}
+		s.take(&m)
 		m.free()
 		s.messages.Add(1)
+	}
+}
+
+func (s *stream) take(m *message) {
+	switch s.framing {
+	case Single:
+		s.takeOne(m)
+	case Pushed:
+		s.takePushed(m)
+	default:
+		s.takeBatch(m)
 	}
 }
 
@@ -56,7 +64,7 @@ func (s *stream) receive(calls grpc.ServerStream) error {
 func (s *stream) takeOne(m *message) {
 	if len(m.frames) > 1 {
 		w := <-s.server.workspaces
-		s.takeEnvelope(w.join(m.frames))
+		s.takeMessage(w.join(m.frames))
 		s.server.workspaces <- w
 		return
 	}
@@ -64,11 +72,16 @@ func (s *stream) takeOne(m *message) {
 	if len(m.frames) == 1 {
 		msg = m.frames[0].ReadOnlyData()
 	}
+	s.takeMessage(msg)
+}
+
+func (s *stream) takeMessage(msg []byte) {
+	s.bytes.Add(uint64(len(msg)))
 	s.takeEnvelope(msg)
 }
 
+// takeEnvelope is where every envelope that comes alone is accepted or not.
 func (s *stream) takeEnvelope(msg []byte) {
-	s.bytes.Add(uint64(len(msg)))
 	var err error
 	s.one[0], err = envelope.ScanEnvelope(msg, s.server.cfg.Limits)
 	switch {
@@ -87,14 +100,7 @@ func (s *stream) takeEnvelope(msg []byte) {
 
 func (s *stream) takeBatch(m *message) {
 	w := <-s.server.workspaces
-	var msg []byte
-	switch len(m.frames) {
-	case 0: // the empty batch
-	case 1:
-		msg = m.frames[0].ReadOnlyData()
-	default:
-		msg = w.join(m.frames)
-	}
+	msg := w.whole(m.frames)
 	s.bytes.Add(uint64(len(msg)))
 	var dropped envelope.Dropped
 	recs := w.records[:0]
@@ -135,10 +141,24 @@ const recordsPerAppend = 256
 // maxKept is the largest join buffer that is kept for the next message.
 const maxKept = 256 << 10
 
-// workspace is what it takes to work on one batch.
+// workspace is what it takes to work on one message.
 type workspace struct {
 	records []envelope.Record
 	joined  []byte
+	v1      dropsonde.Encoder
+	v2      []byte
+}
+
+// whole returns frames in one piece that is valid until the next call; without
+// frames it is empty.
+func (w *workspace) whole(frames mem.BufferSlice) []byte {
+	switch len(frames) {
+	case 0:
+		return nil
+	case 1:
+		return frames[0].ReadOnlyData()
+	}
+	return w.join(frames)
 }
 
 // join copies frames into one piece that is valid until the next join.
@@ -154,8 +174,8 @@ func (w *workspace) join(frames mem.BufferSlice) []byte {
 
 // handle runs one streaming call. The goroutine that receives can only be
 // freed by leaving the handler, hence the two.
-func (s *Server) handle(calls grpc.ServerStream, single bool) error {
-	str, err := s.admit(single)
+func (s *Server) handle(calls grpc.ServerStream, framing Framing) error {
+	str, err := s.admit(framing)
 	if err != nil {
 		return err
 	}
