@@ -47,6 +47,9 @@ type Config struct {
 	SocketBufferBytes int64
 	DrainGrace        time.Duration
 
+	LogCacheSettle time.Duration // how old what a reader of /api/v1 that goes forward gets has to be
+	LogCacheReads  int           // of it, at a time
+
 	TLSCert, TLSKey string // towards clients; empty for plaintext
 
 	AgentAddr      string // where self-metrics go; empty for nowhere
@@ -65,7 +68,7 @@ func DefaultConfig() *Config {
 		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
 		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
-		Access: auth.DefaultConfig(), EndpointPort: 443,
+		Access: auth.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64,
 	}
 }
 
@@ -104,6 +107,9 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Duration(&c.ReadTimeout, "read-timeout", "after which a stream of /v2/read ends and its client comes back")
 	f.Duration(&c.GatherTimeout, "gather-timeout", "how long the history of one Doppler waits for that of another")
 	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a stream")
+	f.Group("Log Cache")
+	f.Duration(&c.LogCacheSettle, "log-cache-settle", "how long envelopes may take from their timestamp to a Doppler without being missed by who reads /api/v1/read again and again; so much later they show there")
+	f.Int(&c.LogCacheReads, "log-cache-reads", "reads under /api/v1 at a time")
 	f.Group("Self-metrics")
 	f.String(&c.AgentAddr, "agent-addr", "gRPC `address` that the own metrics are emitted to, an agent or a Doppler")
 	f.String(&c.AgentTLS.Cert, "agent-tls-cert", "`file` with the certificate shown to it")
@@ -214,6 +220,8 @@ func (c *Config) Validate() error {
 	daemon.Between(f, "slow-timeout", c.SlowTimeout, time.Second, time.Hour)
 	daemon.Between(f, "read-timeout", c.ReadTimeout, time.Second, 24*time.Hour)
 	daemon.Between(f, "gather-timeout", c.GatherTimeout, 100*time.Millisecond, time.Minute)
+	daemon.Between(f, "log-cache-settle", c.LogCacheSettle, 0, time.Minute)
+	daemon.Between(f, "log-cache-reads", c.LogCacheReads, 1, 10_000)
 	daemon.Between(f, "heartbeat", c.Heartbeat, 100*time.Millisecond, time.Minute)
 	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
 	daemon.Between(f, "metric-interval", c.MetricInterval, time.Second, time.Hour)

@@ -37,23 +37,24 @@ import (
 // TrafficController is one node. Its methods may be called concurrently.
 type TrafficController struct {
 	// static after New
-	cfg      Config
-	log      *slog.Logger
-	registry *prometheus.Registry
-	pings    *stream.KeepAlive
-	oldPings *stream.KeepAlive
-	dialer   *upstream.Dialer
-	links    *upstream.Links
-	set      *upstream.Set
-	relay    *relay.Relay
-	hub      *fanout.Hub
-	pump     *fanout.Pump
-	tails    tails
-	api      *api.API
-	access   access
-	events   chan *loggregatorv2.Envelope // to be emitted
-	security *accesslog.Log               // nil for none
-	settled  atomic.Bool                  // ready was reached once
+	cfg          Config
+	log          *slog.Logger
+	registry     *prometheus.Registry
+	pings        *stream.KeepAlive
+	oldPings     *stream.KeepAlive
+	dialer       *upstream.Dialer
+	links        *upstream.Links
+	set          *upstream.Set
+	relay        *relay.Relay
+	hub          *fanout.Hub
+	pump         *fanout.Pump
+	tails        tails
+	api          *api.API
+	access       access
+	events       chan *loggregatorv2.Envelope // to be emitted
+	security     *accesslog.Log               // nil for none
+	cacheMetrics *cacheMetrics
+	settled      atomic.Bool // ready was reached once
 
 	listener, admin net.Listener
 	tls             *tls.Config // towards clients; nil for plaintext
@@ -65,7 +66,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16)}
+	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16), cacheMetrics: newCacheMetrics()}
 	if err := t.build(); err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		t.Close()
 		return nil, err
 	}
-	t.registry.MustRegister(newCollector(t), newAccessCollector(t.access.Auth, t.security))
+	t.registry.MustRegister(newCollector(t), newAccessCollector(t.access.Auth, t.security), t.cacheMetrics.requests, t.cacheMetrics.missing)
 	return t, nil
 }
 
@@ -124,7 +125,7 @@ func (t *TrafficController) build() error {
 		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Access: t.access,
 		SetCookie: auth.SetCookie(cfg.SystemDomain), Endpoint: cfg.endpoint(), Firehose: t.openFirehose, Tail: t.openTail,
 		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
-		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics,
+		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics, LogCache: t.buildLogCache(),
 	}, t.log)
 	return nil
 }

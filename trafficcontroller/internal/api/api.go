@@ -43,6 +43,8 @@ type Config struct {
 	// are plain reads, of the app in the path value id.
 	Read                         http.Handler
 	RecentLogs, ContainerMetrics http.HandlerFunc
+	// LogCache is all below /api/v1/.
+	LogCache http.Handler
 }
 
 // Access tells whether a request may go on. If not, it has answered.
@@ -74,6 +76,7 @@ func New(cfg Config, log *slog.Logger) *API {
 	a.mux.HandleFunc("/apps/{id}/recentlogs", cfg.RecentLogs)
 	a.mux.HandleFunc("/apps/{id}/containermetrics", cfg.ContainerMetrics)
 	a.mux.Handle("/v2/read", cfg.Read)
+	a.mux.Handle("/api/v1/", cfg.LogCache)
 	a.mux.HandleFunc("GET /{$}", a.discover)
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("there is nothing at %.200q; GET / lists what there is", r.URL.Path), http.StatusNotFound)

@@ -53,7 +53,7 @@ func serve(t *testing.T, limit int) *served {
 			return c.Close(stream.CloseNormal, "")
 		},
 		Access: everybody{}, SetCookie: http.HandlerFunc(view),
-		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view,
+		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view, LogCache: http.HandlerFunc(view),
 	}, slog.New(slog.DiscardHandler))
 	s.http = httptest.NewServer(s.API)
 	t.Cleanup(s.http.Close)
@@ -104,6 +104,7 @@ func TestAnswers(t *testing.T) {
 		{"/v2/subscriptions", nil, 200, "{}"},
 		{"/v2/sources", nil, 200, "{}"},
 		{"/v2/read", nil, 200, "{}"},
+		{"/api/v1/read/a%2Fb", nil, 200, "{}"},
 		{"/apps/a/recentlogs", nil, 200, "{}"},
 		{"/apps/a/containermetrics", nil, 200, "{}"},
 		{"/nowhere", nil, 404, "/nowhere"},

@@ -58,6 +58,19 @@ func (d *Doppler) Append(source, name, id string, at int64) Envelope {
 	return d.AppendRaw(Envelope{Source: source, Name: name, Class: class, Time: at, ID: id, Raw: raw})
 }
 
+// AppendEnvelope takes any envelope in.
+func (d *Doppler) AppendEnvelope(e *loggregatorv2.Envelope) (Envelope, error) {
+	raw, err := proto.Marshal(e)
+	if err != nil {
+		return Envelope{}, err
+	}
+	record, err := envelope.ScanEnvelope(raw, envelope.Limits{})
+	if err != nil {
+		return Envelope{}, err
+	}
+	return d.AppendRaw(Envelope{Source: e.GetSourceId(), Class: record.Class, Time: e.GetTimestamp(), ID: e.GetInstanceId(), Raw: raw}), nil
+}
+
 // AppendRaw takes an encoded envelope in and gives it its offset.
 func (d *Doppler) AppendRaw(e Envelope) Envelope {
 	e.Offset = d.Head()
@@ -112,6 +125,9 @@ func maskOf(q url.Values) (envelope.ClassMask, error) {
 
 // History answers a read, with as many envelopes as q allows.
 func (d *Doppler) History(source string, q url.Values) ([]byte, error) {
+	if q.Get("order") == "time" {
+		return d.byTime(source, q)
+	}
 	number := func(name string, otherwise uint64) uint64 {
 		n, err := strconv.ParseUint(q.Get(name), 10, 64)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ func Serve(d *Doppler, addr string) (*Server, error) {
 	mux.HandleFunc("GET "+stream.PathTails, s.tails)
 	mux.HandleFunc("GET "+stream.PathFirehose, s.firehose)
 	mux.HandleFunc("GET "+stream.PathHistory+"{source...}", s.history)
+	mux.HandleFunc("GET "+strings.TrimSuffix(stream.PathHistory, "/"), s.held)
 	mux.HandleFunc("GET "+stream.PathSources, s.sources)
 	mux.HandleFunc("GET "+stream.PathSubscriptions, s.subscriptions)
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
@@ -255,6 +257,17 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request) {
 	s.mu.Unlock()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	_, _ = w.Write(body)
+}
+
+func (s *Server) held(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	body, err := s.doppler.Held()
+	s.mu.Unlock()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	_, _ = w.Write(body)

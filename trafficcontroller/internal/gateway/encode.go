@@ -44,6 +44,16 @@ func NewEncoder() func(dst []byte, gaps []*streampb.Gap, records []byte) []byte 
 
 var marshal = protojson.MarshalOptions{EmitUnpopulated: true}
 
+// AppendJSON appends an envelope as Loggregator's HTTP APIs show it (protocol/04).
+// Spaces between values vary from build to build.
+func AppendJSON(dst []byte, e *loggregatorv2.Envelope) ([]byte, error) {
+	dst, err := marshal.MarshalAppend(dst, e)
+	if err != nil {
+		return dst, fmt.Errorf("encode envelope: %w", err)
+	}
+	return dst, nil
+}
+
 func appendEvent(dst []byte, batch *loggregatorv2.EnvelopeBatch) []byte {
 	at := len(dst)
 	dst, err := marshal.MarshalAppend(append(dst, "data: "...), batch)

@@ -34,7 +34,7 @@ func NewDialer(config *tls.Config, socketBuffer int) *Dialer {
 	return &Dialer{tls: config, buffer: socketBuffer, client: &http.Client{
 		Timeout: historyTimeout,
 		Transport: &http.Transport{
-			TLSClientConfig: config, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+			TLSClientConfig: config, MaxIdleConnsPerHost: 32, IdleConnTimeout: 30 * time.Second,
 		},
 	}}
 }
@@ -89,4 +89,9 @@ func (d *Dialer) Get(ctx context.Context, addr, path string, query url.Values) (
 // History reads the history of a source; it is a fanout.Fetch.
 func (d *Dialer) History(ctx context.Context, addr, source string, query map[string][]string) ([]byte, error) {
 	return d.Get(ctx, addr, stream.PathHistory+url.PathEscape(source), query)
+}
+
+// Held reads what the Doppler at addr holds of its sources.
+func (d *Dialer) Held(ctx context.Context, addr string) ([]byte, error) {
+	return d.Get(ctx, addr, strings.TrimSuffix(stream.PathHistory, "/"), nil)
 }

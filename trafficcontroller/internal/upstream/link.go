@@ -34,11 +34,18 @@ type Links struct {
 	Log    *slog.Logger
 
 	up      atomic.Int64
+	linked  sync.Map     // addresses whose link is connected
 	waiting atomic.Int64 // addresses that have not been tried yet
 }
 
 // Up is how many links are connected.
 func (l *Links) Up() int { return int(l.up.Load()) }
+
+// Linked tells whether the link to addr is connected.
+func (l *Links) Linked(addr string) bool {
+	_, ok := l.linked.Load(addr)
+	return ok
+}
 
 // Expect says that Follow will be called for a new address.
 func (l *Links) Expect() { l.waiting.Add(1) }
@@ -152,6 +159,7 @@ func (t *tailLink) message(_ *stream.Conn, b *stream.Buffer) error {
 		}
 		t.hello = true
 		t.of.up.Add(1)
+		t.of.linked.Store(t.addr, nil)
 		t.once()
 		signal()
 		return nil
@@ -172,6 +180,7 @@ func (t *tailLink) closed(error) {
 	if t.hello {
 		t.hello = false
 		t.of.up.Add(-1)
+		t.of.linked.Delete(t.addr)
 		t.of.Tails.Disconnected(t.addr)
 	}
 }

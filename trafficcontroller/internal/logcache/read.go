@@ -1,0 +1,148 @@
+package logcache
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/api/stream"
+)
+
+// read serves the envelopes of a source by time.
+func (c *LogCache) read(w http.ResponseWriter, r *http.Request) {
+	source := r.PathValue("source")
+	if !c.cfg.Access.Source(w, r, source) {
+		return
+	}
+	q, bad := parseQuery(r)
+	if bad != nil {
+		bad.answer(w)
+		return
+	}
+	if !c.reads.enter(r.Context()) {
+		c.reads.busy("reads").answer(w)
+		return
+	}
+	defer c.reads.leave()
+	q.window(time.Now(), c.cfg.Settle)
+	var list []entry
+	if q.start < q.end && source != "" {
+		answers := c.cfg.History(r.Context(), source, q.history())
+		if bad := q.lacks(answers); bad != nil {
+			bad.answer(w)
+			return
+		}
+		answers.say(w.Header())
+		list = c.merge(answers.Bodies, &q)
+	}
+	body, err := c.encode(list, q.names)
+	if err != nil {
+		badRequest("%v", err).answer(w)
+		return
+	}
+	grpcHeader(w.Header())
+	answer(w, http.StatusOK, "application/json", body)
+}
+
+// lacks tells whether too few Dopplers have answered. A reader that goes
+// forward would pass over what a late one holds; it is to ask again. One that is
+// not connected nobody can wait for.
+func (q *query) lacks(a Answers) *failure {
+	switch {
+	case len(a.Bodies) == 0:
+		return &failure{http.StatusServiceUnavailable, unavailable, fmt.Sprintf("none of %d Dopplers has answered", a.dopplers())}
+	case !q.descending && a.Late > 0:
+		return &failure{http.StatusServiceUnavailable, unavailable, fmt.Sprintf("%d of %d Dopplers have not answered in time", a.Late, a.dopplers())}
+	}
+	return nil
+}
+
+// entry is an encoded envelope.
+type entry struct {
+	time int64
+	raw  []byte
+}
+
+// merge puts answers together in the order of the read, those of the same time
+// in the order of the Dopplers, and leaves what the read may have. An answer
+// holds at least limit envelopes or all there are, so nothing is missing before
+// the last one that is left.
+func (c *LogCache) merge(bodies [][]byte, q *query) (list []entry) {
+	if q.descending {
+		bodies = slices.Clone(bodies)
+		slices.Reverse(bodies)
+	}
+	for _, body := range bodies {
+		_, records, err := stream.SplitBatch(body)
+		if err != nil {
+			c.log.Error("history makes no sense", "error", err)
+			continue
+		}
+		for raw := range envelope.Walk(records) {
+			list = append(list, entry{envelope.Timestamp(raw), raw})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b entry) int {
+		if q.descending {
+			a, b = b, a
+		}
+		return cmp.Compare(a.time, b.time)
+	})
+	return cut(list, q.limit, maxAnswerBytes)
+}
+
+// maxAnswerBytes bounds the envelopes of an answer, encoded. As JSON they take
+// about half as much again.
+const maxAnswerBytes = 16 << 20
+
+// cut leaves the first limit entries, or as many as have limitBytes. Entries of
+// the same time stay together: a reader asks for what is after the last one.
+func cut(list []entry, limit, limitBytes int) []entry {
+	size := 0
+	for i, e := range list {
+		if i > 0 && (i >= limit || size+len(e.raw) > limitBytes) && list[i-1].time != e.time {
+			return list[:i]
+		}
+		size += len(e.raw)
+	}
+	return list
+}
+
+// encode makes the body of an answer. names may be nil.
+func (c *LogCache) encode(list []entry, names *regexp.Regexp) ([]byte, error) {
+	loose := []byte(`{"envelopes":{"batch":[`)
+	none := len(loose)
+	for _, at := range list {
+		e := &loggregatorv2.Envelope{}
+		if err := proto.Unmarshal(at.raw, e); err != nil {
+			continue // a Doppler has checked it
+		}
+		if names != nil && !reduce(e, names) {
+			continue
+		}
+		if len(loose) > none {
+			loose = append(loose, ',')
+		}
+		var err error
+		if loose, err = c.cfg.Encode(loose, e); err != nil {
+			return nil, err
+		}
+	}
+	loose = append(loose, "]}}"...)
+	var body bytes.Buffer
+	body.Grow(len(loose) + 1)
+	if err := json.Compact(&body, loose); err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	body.WriteByte('\n')
+	return body.Bytes(), nil
+}
