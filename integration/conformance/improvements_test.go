@@ -9,11 +9,11 @@ var improvements = []improvement{
 			return d == difference{"header X-Content-Type-Options", "", "nosniff"}
 		}},
 	{reason: "The Traffic Controller's answer to a handshake that is none says what it lacks.",
-		fits: plain("tc_http.json", "Bad Request\n", "Bad Request: ")},
+		fits: plain("http.json", "Bad Request\n", "Bad Request: ")},
 	{reason: "At its limit of streams the Traffic Controller says so, and when to come back (`Retry-After`).",
 		fits: func(file, name string, d difference) bool {
-			return file == "tc_http.json" && strings.HasSuffix(name, "at connection limit") &&
-				(d.field == "header Retry-After" || d.field == "header Content-Type" || d.field == "header Content-Length" || d.field == "body" && strings.HasPrefix(d.got, "too many connections"))
+			return name == "admin, provider refuses" && d == difference{"header Retry-After", "", "5"} ||
+				file == "tc_http.json" && strings.HasSuffix(name, "at connection limit") && (d.field == "header Retry-After" || d.field == "header Content-Type" || d.field == "header Content-Length" || d.field == "body" && strings.HasPrefix(d.got, "too many connections"))
 		}},
 	{reason: "`recentlogs` and `containermetrics` are served (again).",
 		fits: func(file, name string, d difference) bool {
@@ -25,13 +25,26 @@ var improvements = []improvement{
 				(d.field != "status" || d.got == "200") && (d.field != "body" || strings.Contains(d.got, `"links"`))
 		}},
 	{reason: "The Traffic Controller's answer that there is nothing at a path says where to look.",
-		fits: plain("tc_http.json", "404 page not found\n", "there is nothing at ")},
+		fits: plain("http.json", "404 page not found\n", "there is nothing at ")},
+	{reason: "A log without payload, a blank line, reaches old clients; the old system loses it.",
+		fits: func(file, _ string, d difference) bool {
+			return file == "v2_to_v1.json" && d.want == "nothing: proto: required field events.LogMessage.message not set"
+		}},
+	{reason: "A timer without a `request_id` that is a UUID reaches old clients, with the UUID of zeros; the old system loses it.",
+		fits: func(file, _ string, d difference) bool {
+			return file == "v2_to_v1.json" && d.want == "nothing: proto: required field events.HttpStartStop.requestId not set"
+		}},
+	{reason: "A v1 string that is not UTF-8 becomes one that is, with U+FFFD for each bad byte; the old system loses the envelope.",
+		fits: func(file, _ string, d difference) bool {
+			return file == "v1_to_v2.json" && d == difference{"result", "nothing: string field contains invalid UTF-8", "\uFFFD"}
+		}},
 }
 
-// plain fits an answer in plain words, and what follows from its length.
-func plain(file, want, got string) func(file, name string, d difference) bool {
+// plain fits an answer in plain words, and what follows from its length, in
+// files whose names end so.
+func plain(suffix, want, got string) func(file, name string, d difference) bool {
 	length := map[string]string{"404 page not found\n": "19", "Bad Request\n": "12"}[want]
 	return func(f, _ string, d difference) bool {
-		return f == file && (d.want == want && strings.HasPrefix(d.got, got) || d.field == "header Content-Length" && d.want == length)
+		return strings.HasSuffix(f, suffix) && (d.want == want && strings.HasPrefix(d.got, got) || d.field == "header Content-Length" && d.want == length)
 	}
 }
