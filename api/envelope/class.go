@@ -68,6 +68,10 @@ type ClassMask uint16
 // AllClasses holds every class, None included.
 const AllClasses ClassMask = 1<<NumClasses - 1
 
+// NoV1 holds the classes that have no form in the old protocol. (Neither has a
+// gauge without metrics; its class does not tell.)
+const NoV1 ClassMask = 1<<Event | 1<<None
+
 // Mask returns the set of the given classes.
 func Mask(classes ...Class) ClassMask {
 	var m ClassMask

@@ -476,9 +476,12 @@ type Gap struct {
 	Precision Gap_Precision `protobuf:"varint,5,opt,name=precision,proto3,enum=loggregator.stream.v1.Gap_Precision" json:"precision,omitempty"`
 	Reason    Gap_Reason    `protobuf:"varint,6,opt,name=reason,proto3,enum=loggregator.stream.v1.Gap_Reason" json:"reason,omitempty"`
 	// Tail link: count split by class, indexed by class number.
-	ClassCounts   []uint64 `protobuf:"varint,7,rep,packed,name=class_counts,json=classCounts,proto3" json:"class_counts,omitempty"`
-	Doppler       string   `protobuf:"bytes,8,opt,name=doppler,proto3" json:"doppler,omitempty"`
-	Epoch         uint64   `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	ClassCounts []uint64 `protobuf:"varint,7,rep,packed,name=class_counts,json=classCounts,proto3" json:"class_counts,omitempty"`
+	Doppler     string   `protobuf:"bytes,8,opt,name=doppler,proto3" json:"doppler,omitempty"`
+	Epoch       uint64   `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Firehose, exact counts: how many of count have no form in the old protocol
+	// (events, and envelopes without a message). 0 when it is not known.
+	NoV1          uint64 `protobuf:"varint,10,opt,name=no_v1,json=noV1,proto3" json:"no_v1,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +575,13 @@ func (x *Gap) GetDoppler() string {
 func (x *Gap) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Gap) GetNoV1() uint64 {
+	if x != nil {
+		return x.NoV1
 	}
 	return 0
 }
@@ -1565,7 +1575,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x04next\x18\v \x01(\x04R\x04next\"9\n" +
 	"\x05Lease\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
-	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\x9f\x04\n" +
+	"\vredelivered\x18\x02 \x01(\bR\vredelivered\"\xb4\x04\n" +
 	"\x03Gap\x12\x1b\n" +
 	"\tsource_id\x18\x01 \x01(\tR\bsourceId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -1575,7 +1585,9 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\x0e2!.loggregator.stream.v1.Gap.ReasonR\x06reason\x12!\n" +
 	"\fclass_counts\x18\a \x03(\x04R\vclassCounts\x12\x18\n" +
 	"\adoppler\x18\b \x01(\tR\adoppler\x12\x14\n" +
-	"\x05epoch\x18\t \x01(\x04R\x05epoch\"1\n" +
+	"\x05epoch\x18\t \x01(\x04R\x05epoch\x12\x13\n" +
+	"\x05no_v1\x18\n" +
+	" \x01(\x04R\x04noV1\"1\n" +
 	"\tPrecision\x12\t\n" +
 	"\x05EXACT\x10\x00\x12\f\n" +
 	"\bAT_LEAST\x10\x01\x12\v\n" +

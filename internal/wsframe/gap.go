@@ -17,11 +17,12 @@ const (
 )
 
 // AppendDropped appends the frames that tell a Firehose client a gap: a
-// CounterEvent with the exact delta. Where nobody knows the size, it is 1, and
-// a line says so. total is what the client was told before; the new total is
+// CounterEvent with the exact delta, which leaves out what such a client would
+// not have got anyway. Where nobody knows the size, it is 1, and a line says so.
+// total is what the client was told before; the new total is
 // returned. now is in unix nanoseconds.
 func (f *Framer) AppendDropped(dst []byte, g *streampb.Gap, total uint64, now int64) (_ []byte, newTotal uint64) {
-	n := g.GetCount()
+	n := g.GetCount() - min(g.GetNoV1(), g.GetCount())
 	if g.GetPrecision() != streampb.Gap_EXACT {
 		n = max(n, 1)
 		dst = f.AppendLine(dst, g, "", now)

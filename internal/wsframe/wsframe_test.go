@@ -106,6 +106,8 @@ func TestGaps(t *testing.T) {
 		{"exact", &streampb.Gap{Count: 5, Reason: streampb.Gap_EVICTED}, 1, 15, "5 messages dropped: this client"},
 		{"one", &streampb.Gap{Count: 1, Reason: streampb.Gap_OVER_SHARE}, 1, 11, "1 message dropped: too much"},
 		{"nothing", &streampb.Gap{}, 0, 10, ""},
+		{"some have no old form", &streampb.Gap{Count: 5, NoV1: 3}, 1, 12, "5 messages"},
+		{"none has an old form", &streampb.Gap{Count: 5, NoV1: 5}, 0, 10, "5 messages"},
 		{"at least", &streampb.Gap{Count: 7, Precision: streampb.Gap_AT_LEAST}, 2, 17, "At least 7 messages"},
 		{"unknown", &streampb.Gap{Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST, Doppler: "d3"}, 2, 11, "An unknown number of messages dropped: Doppler d3"},
 	} {

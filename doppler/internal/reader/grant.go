@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
 
@@ -177,6 +178,7 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 		if g.seen > l.first {
 			l.again = true
 		}
+		g.markNoV1(l, c)
 		g.leases = append(g.leases, l)
 		g.advance(uint64(n), uint64(count))
 		out.chunk, out.held = c, true
@@ -184,6 +186,23 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 		return l, Granted
 	}
 	return nil, More
+}
+
+// markNoV1 notes which envelopes of a fresh lease, those in runs, have no form
+// in the old protocol.
+func (g *Group) markNoV1(l *lease, c ring.Chunk) {
+	if !c.Holds(g.filter.Mask & envelope.NoV1) {
+		return
+	}
+	n := 0
+	for _, r := range g.runs {
+		for i := r.i; i < r.j; i++ {
+			bit := uint64(envelope.NoV1>>c.Class(i)) & 1 // a branch would cost more
+			l.noV1[n/64] |= bit << (n % 64)
+			g.noV1 += bit
+			n++
+		}
+	}
 }
 
 // advance moves the mark past n envelopes of which count matched.

@@ -3,6 +3,7 @@ package reader
 import (
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
@@ -50,6 +51,8 @@ type Group struct {
 	matched uint64 // matching envelopes before next
 	seen    uint64 // offsets below it may have been received in an earlier life
 	unsure  bool   // matched may be too high: a source was forgotten meanwhile
+	noV1    uint64 // of matched, those that have no form in the old protocol
+	blurred bool   // noV1 is not known: the group began in the middle
 	leases  []*lease
 	again   []*lease // to be granted again
 	pending []*Gap   // to be told with the next grant
@@ -85,6 +88,7 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 	g.match = newMatcher(g.filter, g.sources)
 	at := start.resolve(log, g.counted())
 	g.next, g.matched, g.seen, g.unsure = at.next, at.matched, at.seen, !at.sure
+	g.noV1, g.blurred = at.noV1, at.blurred
 	g.start = g.matched
 	if g.filter.Names != nil {
 		// Nothing was counted by name before the group: it counts from here.
@@ -279,9 +283,21 @@ func (g *Group) Next(now time.Time, m *Member) (grant Grant, status Status, wake
 		wake = g.wakeNext()
 	case Idle:
 		m.waiting = true
+		g.focus()
 		wake = g.wakeNext() // there may be something that only others may have
 	}
 	return grant, status, wake
+}
+
+// focus learns at the head of the ring what a group that began in the middle
+// could not know.
+func (g *Group) focus() {
+	if !g.blurred {
+		return
+	}
+	if head, counts := g.log.Appended(g.counted()); head == g.next {
+		g.noV1, g.blurred = counts.Sum(envelope.NoV1), false
+	}
 }
 
 // Account is where every matching envelope since the group began is.
@@ -310,8 +326,8 @@ func (g *Group) Account() Account {
 		}
 	}
 	if g.names == nil {
-		_, matched := g.log.Appended(g.counted())
-		matched = max(matched, g.matched) // which came with a cursor
+		_, counts := g.log.Appended(g.counted())
+		matched := max(counts.Total(), g.matched) // which came with a cursor
 		a.Accepted = matched - g.start
 		a.Lag = matched - g.matched
 		return a

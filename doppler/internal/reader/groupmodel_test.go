@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
@@ -33,6 +34,7 @@ type groupModel struct {
 	seen       uint64
 	lost       streampb.Gap_Reason // a gap of unknown size is due
 	unsure     uint64              // up to here nothing is counted by name
+	middle     bool                // began at a cursor's offset, and nothing was evicted before it was read
 }
 
 // simLease is a grant as its client got it.
@@ -58,7 +60,7 @@ func newGroupModel(s *groupSim, f Filter, start Start) *groupModel {
 	x := &groupModel{sim: s, filter: f, lost: start.Lost}
 	switch {
 	case start.Place == PlaceOffset && start.Offset <= s.head():
-		x.start, x.seen = start.Offset, start.Seen
+		x.start, x.seen, x.middle = start.Offset, start.Seen, start.Offset > 0
 	case start.Place == PlaceOffset:
 		x.start, x.lost = s.head(), streampb.Gap_CURSOR_UNKNOWN
 	case start.Place == PlaceHead:
@@ -312,16 +314,23 @@ func (x *groupModel) gap(l *simLease, g *Gap) {
 		}
 	}
 	o := &simGap{from: g.From, to: g.To, count: g.Count, reason: g.Reason, lease: l}
-	n := uint64(0)
+	n, noV1 := uint64(0), uint64(0)
 	for off := g.From; off < g.To; off++ {
 		if x.state[off] == dropped && x.reason(off) == g.Reason && x.told[off] == nil {
 			x.told[off] = o
 			n++
+			if c := s.all[off].class; c == envelope.Event || c == envelope.None {
+				noV1++
+			}
 		}
 	}
 	if n != g.Count {
 		s.fault("a gap %v of %d in [%d,%d), want %d", g.Reason, g.Count, g.From, g.To, n)
 	}
+	if known := !x.middle || g.Reason != streampb.Gap_EVICTED; g.NoV1 > noV1 || g.NoV1 < noV1 && known {
+		s.fault("a gap in [%d,%d) with %d that have no old form, want %d", g.From, g.To, g.NoV1, noV1)
+	}
+	x.middle = x.middle && g.Reason != streampb.Gap_EVICTED
 	x.gaps = append(x.gaps, o)
 	l.gaps = append(l.gaps, o)
 }

@@ -65,7 +65,7 @@ var groupPlants = []plant{
 		}
 	})},
 	{"eviction skipped without gap", at("after append", func(s *groupSim) {
-		oldest, gone, _ := s.g.evicted()
+		oldest, gone, _, _ := s.g.evicted()
 		if s.g.next < oldest {
 			s.g.next, s.g.matched = oldest, max(gone, s.g.matched)
 		}
@@ -75,6 +75,13 @@ var groupPlants = []plant{
 			gap.Count *= 2
 		}
 	})},
+	{"what has no old form counted twice", at("after next", func(s *groupSim) { s.g.noV1 += s.g.noV1 % 2 })},
+	{"what has no old form not counted in a lease", at("after next", func(s *groupSim) {
+		if l := s.last(); l != nil {
+			l.noV1 = bitmap{}
+		}
+	})},
+	{"group takes a blurred count for a sharp one", at("after open", func(s *groupSim) { s.g.blurred = false })},
 	{"gap told twice", at("after next", func(s *groupSim) {
 		for _, gap := range s.g.told {
 			twin := *gap

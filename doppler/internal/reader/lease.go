@@ -8,6 +8,13 @@ import (
 // maxLease is the largest number of envelopes in a lease.
 const maxLease = 256
 
+// bitmap has a bit for each envelope of a lease.
+type bitmap [maxLease / 64]uint64
+
+func (b *bitmap) has(i int) bool { return b[i/64]&(1<<(i%64)) != 0 }
+
+func (b *bitmap) set(i int) { b[i/64] |= 1 << (i % 64) }
+
 // lease is a member's responsibility for some envelopes. It holds no ring
 // memory. All its envelopes lie in one segment of the ring, so they are
 // evicted together.
@@ -16,8 +23,9 @@ type lease struct {
 	count   int
 	deltas  []uint32 // as in streampb.Position
 	matched uint64   // matching envelopes before first
-	acked   [maxLease / 64]uint64
-	open    int // envelopes not acked
+	acked   bitmap
+	noV1    bitmap // without a form in the old protocol
+	open    int    // envelopes not acked
 	gaps    []*Gap
 
 	member  *Member // nil while it waits to be leased again
@@ -62,7 +70,15 @@ func (l *lease) firstOpen() int {
 	return l.count
 }
 
-func (l *lease) isAcked(i int) bool { return l.acked[i/64]&(1<<(i%64)) != 0 }
+func (l *lease) isAcked(i int) bool { return l.acked.has(i) }
+
+// openNoV1 is how many of the open envelopes have no form in the old protocol.
+func (l *lease) openNoV1() (n uint64) {
+	for w, word := range l.noV1 {
+		n += uint64(bits.OnesCount64(word &^ l.acked[w]))
+	}
+	return n
+}
 
 // ack marks the envelopes with offsets in [first, last] and returns how many
 // were not marked before.
@@ -80,7 +96,7 @@ func (l *lease) ack(first, last uint64) (fresh int) {
 			break
 		}
 		if off >= first && !l.isAcked(i) {
-			l.acked[i/64] |= 1 << (i % 64)
+			l.acked.set(i)
 			fresh++
 		}
 	}

@@ -21,6 +21,7 @@ type Gap struct {
 	From, To  uint64
 	Count     uint64
 	Classes   *ring.Counts // link: Count by class
+	NoV1      uint64       // group: of Count, those that have no form in the old protocol
 	Precision streampb.Gap_Precision
 	Reason    streampb.Gap_Reason
 
@@ -105,7 +106,7 @@ func classCounts(c *ring.Counts) []uint64 {
 func (g *Gap) Proto(doppler string, epoch uint64) *streampb.Gap {
 	p := &streampb.Gap{
 		SourceId: g.Source, From: g.From, To: g.To, Count: g.Count,
-		Precision: g.Precision, Reason: g.Reason, Doppler: doppler, Epoch: epoch,
+		Precision: g.Precision, Reason: g.Reason, Doppler: doppler, Epoch: epoch, NoV1: g.NoV1,
 	}
 	if g.Classes != nil {
 		p.ClassCounts = classCounts(g.Classes)

@@ -5,6 +5,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
@@ -186,7 +187,7 @@ func (g *Group) settle() {
 	if g.next >= oldest && (len(g.leases) == 0 || g.leases[0].first >= oldest) {
 		return
 	}
-	oldest, gone, known := g.evicted()
+	oldest, gone, noV1, known := g.evicted()
 	g.settleLeases(oldest)
 	if g.next >= oldest {
 		return
@@ -197,6 +198,7 @@ func (g *Group) settle() {
 	}
 	switch {
 	case known && gone >= g.matched:
+		gap.NoV1 = g.missedNoV1(noV1, gap.Count)
 	case gap.Count > 0:
 		gap.Precision = streampb.Gap_AT_LEAST
 	default:
@@ -208,9 +210,20 @@ func (g *Group) settle() {
 	// Differs only if the counters began anew since the cursor was made.
 	g.start += gone - g.matched - gap.Count
 	g.next, g.matched, g.unsure = oldest, gone, false
+	g.noV1, g.blurred = noV1, false
 	if g.names != nil {
 		g.names.set(g.next, g.matched)
 	}
+}
+
+// missedNoV1 is how many of count missed envelopes have no form in the old
+// protocol, when gone of that kind are below the oldest offset. None are known
+// to while the group does not know how many came before it.
+func (g *Group) missedNoV1(gone, count uint64) uint64 {
+	if g.blurred || gone < g.noV1 {
+		return 0
+	}
+	return min(gone-g.noV1, count)
 }
 
 // settleLeases marks the leases that lie below oldest as lost. One that is
@@ -236,7 +249,7 @@ func (g *Group) giveUp(l *lease) {
 	if i := l.firstOpen(); i < l.count {
 		g.miss(&Gap{
 			From: l.offset(i), To: l.end(), Count: uint64(l.open),
-			Reason: streampb.Gap_UNCONFIRMED, matched: l.matched + uint64(i),
+			Reason: streampb.Gap_UNCONFIRMED, matched: l.matched + uint64(i), NoV1: l.openNoV1(),
 		})
 	}
 	l.ackAll()
@@ -244,13 +257,15 @@ func (g *Group) giveUp(l *lease) {
 }
 
 // evicted returns the oldest offset that the group can read, and the matching
-// envelopes below it if they are known.
-func (g *Group) evicted() (oldest, gone uint64, known bool) {
+// envelopes below it if they are known; noV1 is how many of those have no form
+// in the old protocol.
+func (g *Group) evicted() (oldest, gone, noV1 uint64, known bool) {
 	if g.names != nil {
-		return g.names.evicted(g.log.Oldest())
+		oldest, gone, known = g.names.evicted(g.log.Oldest())
+		return oldest, gone, 0, known // what has a name has one
 	}
-	oldest, gone = g.log.Evicted(g.counted())
-	return oldest, gone, !g.unsure
+	oldest, counts := g.log.Evicted(g.counted())
+	return oldest, counts.Total(), counts.Sum(envelope.NoV1), !g.unsure
 }
 
 // miss notes a gap to be told with the next grant, joined to the one before
@@ -264,6 +279,7 @@ func (g *Group) miss(gap *Gap) {
 		if joins && !p.told && !g.openBetween(p.To, gap.From) {
 			p.To = gap.To
 			p.Count += gap.Count
+			p.NoV1 += gap.NoV1
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
@@ -55,23 +56,25 @@ type resolved struct {
 	matched uint64 // matching envelopes before it
 	seen    uint64 // offsets below it may have been received before
 	sure    bool   // matched can be compared with the ring's counters
+	noV1    uint64 // of matched, those that have no form in the old protocol
+	blurred bool   // noV1 is not known
 }
 
 // resolve finds where to start. An offset that was never given starts at
 // head, and s.Lost says so.
 func (s *Start) resolve(log *ring.Ring, f ring.Filter) resolved {
-	head, appended := log.Appended(f)
+	head, counts := log.Appended(f)
 	switch {
 	case s.Place == PlaceOrigin:
 		_, sure := matchedBefore(log, f, 0, 0)
 		return resolved{sure: sure}
 	case s.Place == PlaceOffset && s.Offset <= head:
 		matched, sure := matchedBefore(log, f, s.Offset, s.Matched)
-		return resolved{next: s.Offset, matched: min(matched, appended), seen: min(s.Seen, head), sure: sure}
+		return resolved{next: s.Offset, matched: min(matched, counts.Total()), seen: min(s.Seen, head), sure: sure, blurred: s.Offset > 0}
 	case s.Place == PlaceOffset:
 		s.Lost = streampb.Gap_CURSOR_UNKNOWN
 	}
-	return resolved{next: head, matched: appended, sure: true}
+	return resolved{next: head, matched: counts.Total(), sure: true, noV1: counts.Sum(envelope.NoV1)}
 }
 
 // matchedBefore returns how many of the envelopes that the counters of f count

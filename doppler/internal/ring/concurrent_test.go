@@ -93,13 +93,13 @@ func (x *race) read(t *testing.T, pause bool) {
 		case errors.Is(err, ErrHead):
 			continue
 		case errors.Is(err, ErrEvicted):
-			oldest, n := x.ring.Evicted(Filter{Mask: envelope.AllClasses})
-			if oldest <= next || n != oldest || n < gone {
+			oldest, counts := x.ring.Evicted(Filter{Mask: envelope.AllClasses})
+			if n := counts.Total(); oldest <= next || n != oldest || n < gone {
 				t.Errorf("evicted %d below %d, asked for %d", n, oldest, next)
 				return
 			}
 			missed += oldest - next
-			next, gone = oldest, n
+			next, gone = oldest, counts.Total()
 			continue
 		}
 		if err := x.verify(c, &last); err != nil {

@@ -194,11 +194,11 @@ func (m *model) checkCounters(oldest, head uint64) {
 			}
 		}
 	}
-	if at, n := m.ring.Appended(f); at != head || n != appended {
-		m.fault("appended %d at %d, want %d at %d", n, at, appended, head)
+	if at, n := m.ring.Appended(f); at != head || n.Total() != appended || n.Sum(mask) != appended {
+		m.fault("appended %v at %d, want %d at %d", n, at, appended, head)
 	}
-	if at, n := m.ring.Evicted(f); at != oldest || n != evicted {
-		m.fault("evicted %d at %d, want %d at %d", n, at, evicted, oldest)
+	if at, n := m.ring.Evicted(f); at != oldest || n.Total() != evicted || n.Sum(mask) != evicted {
+		m.fault("evicted %v at %d, want %d at %d", n, at, evicted, oldest)
 	}
 }
 
@@ -318,7 +318,7 @@ func (m *model) checkChunk(off uint64) {
 	for i := range c.Len() {
 		e := m.all[off+uint64(i)]
 		want = envelope.AppendRecord(want, e.env)
-		if s := m.ring.sources.byNumber[c.Source(i)]; c.Class(i) != e.class || s == nil || s.id != e.source {
+		if s := m.ring.sources.byNumber[c.Source(i)]; c.Class(i) != e.class || !c.Holds(1<<e.class) || s == nil || s.id != e.source {
 			m.fault("offset %d has class %v and source number %d", off+uint64(i), c.Class(i), c.Source(i))
 		}
 	}

@@ -57,6 +57,12 @@ func (c Chunk) Source(i int) uint32 { return c.seg.index[c.skip+i].source }
 // Class is the class of envelope i.
 func (c Chunk) Class(i int) envelope.Class { return c.seg.index[c.skip+i].class }
 
+// Holds tells whether the chunk may have envelopes of a class in mask. No is
+// certain.
+func (c Chunk) Holds(mask envelope.ClassMask) bool {
+	return envelope.ClassMask(c.seg.classes.Load())&mask != 0
+}
+
 // Bytes returns the field-1 records of envelopes i up to j.
 func (c Chunk) Bytes(i, j int) []byte {
 	return c.seg.data[c.seg.start(c.skip+i):c.seg.start(c.skip+j)]

@@ -234,6 +234,7 @@ func (r *Ring) index(seg *segment, msg []byte, rec *envelope.Record, off uint64,
 	ix.end = end
 	ix.source = src.number
 	ix.class = rec.Class
+	seg.holds |= 1 << rec.Class
 	ix.prev = 0
 	if src.used {
 		if d := off - src.last; d <= maxPrev {
@@ -256,7 +257,7 @@ func (r *Ring) publish(off uint64) {
 	if r.active == nil {
 		return
 	}
-	r.active.published.Store(r.active.written)
+	r.active.publish()
 	r.head.Store(off)
 }
 

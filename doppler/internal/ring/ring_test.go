@@ -350,3 +350,20 @@ func TestStats(t *testing.T) {
 		t.Errorf("stats %+v: want %d bytes in all, %d held", st, 34+300*12, 12*(st.Head-st.Oldest))
 	}
 }
+
+func TestChunkKnowsWhatItDoesNotHold(t *testing.T) {
+	r := small(t, nil)
+	(&batch{}).add("a", envelope.Log, sized(3, 1)).to(r)
+	c, err := r.Acquire(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Release()
+	if c.Holds(envelope.NoV1) || !c.Holds(envelope.Mask(envelope.Log, envelope.Event)) {
+		t.Error("one log line")
+	}
+	(&batch{}).add("a", envelope.Event, sized(3, 1)).to(r)
+	if !c.Holds(envelope.NoV1) {
+		t.Error("an event came")
+	}
+}

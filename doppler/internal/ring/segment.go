@@ -36,8 +36,10 @@ type segment struct {
 	// owned by the appender
 	fill    uint32
 	written uint32
+	holds   envelope.ClassMask // of the records written
 
 	published atomic.Uint32
+	classes   atomic.Uint32 // holds, or more, of the records published
 
 	// guarded by Ring.dirMu
 	pins    int
@@ -57,8 +59,17 @@ func (s *segment) unmap() {
 }
 
 func (s *segment) reset(first uint64) {
-	s.first, s.fill, s.written, s.retired = first, 0, 0, false
+	s.first, s.fill, s.written, s.holds, s.retired = first, 0, 0, 0, false
 	s.published.Store(0)
+	s.classes.Store(0)
+}
+
+// publish makes what is written readable.
+func (s *segment) publish() {
+	if holds := uint32(s.holds); s.classes.Load() != holds {
+		s.classes.Store(holds)
+	}
+	s.published.Store(s.written)
 }
 
 func (s *segment) start(i int) uint32 {

@@ -16,6 +16,18 @@ func (c *Counts) Sum(mask envelope.ClassMask) uint64 {
 	return n
 }
 
+// Total adds up all classes.
+func (c *Counts) Total() uint64 { return c.Sum(envelope.AllClasses) }
+
+// add adds the classes of o that are in mask.
+func (c *Counts) add(o *Counts, mask envelope.ClassMask) {
+	for i := range c {
+		if mask.Has(envelope.Class(i)) {
+			c[i] += o[i]
+		}
+	}
+}
+
 // Source is what the ring knows of one source id.
 type Source struct {
 	// static after creation
@@ -192,31 +204,32 @@ type Filter struct {
 	Sources []*Source
 }
 
-// Appended returns the next offset and how many envelopes below it match.
-func (r *Ring) Appended(f Filter) (head, matched uint64) {
+// Appended returns the next offset and how many envelopes below it match, by
+// class.
+func (r *Ring) Appended(f Filter) (head uint64, matched Counts) {
 	r.appendMu.Lock()
 	defer r.appendMu.Unlock()
 	head = r.head.Load()
 	if f.Sources == nil {
-		return head, r.classes.Sum(f.Mask)
+		matched.add(&r.classes, f.Mask)
 	}
 	for _, s := range f.Sources {
-		matched += s.appended.Sum(f.Mask)
+		matched.add(&s.appended, f.Mask)
 	}
 	return head, matched
 }
 
 // Evicted returns the oldest offset held and how many envelopes below it
-// match.
-func (r *Ring) Evicted(f Filter) (oldest, matched uint64) {
+// match, by class.
+func (r *Ring) Evicted(f Filter) (oldest uint64, matched Counts) {
 	r.statMu.Lock()
 	defer r.statMu.Unlock()
 	oldest = r.oldest.Load()
 	if f.Sources == nil {
-		return oldest, r.evicted.Sum(f.Mask)
+		matched.add(&r.evicted, f.Mask)
 	}
 	for _, s := range f.Sources {
-		matched += s.evicted.Sum(f.Mask)
+		matched.add(&s.evicted, f.Mask)
 	}
 	return oldest, matched
 }

@@ -74,7 +74,8 @@ func TestOldClient(t *testing.T) {
 		t.Errorf("sent %d", got)
 	}
 	gaps := []*streampb.Gap{
-		{Count: 5, Reason: streampb.Gap_EVICTED, Doppler: "d0"},
+		{Count: 7, NoV1: 2, Reason: streampb.Gap_EVICTED, Doppler: "d0"},
+		{Count: 3, NoV1: 3, Reason: streampb.Gap_EVICTED, Doppler: "d0"}, // nothing that this client would have got
 		{Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST, Doppler: "d0"},
 	}
 	m.sayEnvelopes(&streampb.Batch{Position: d.position(9, 1), Lease: lease(3), Gaps: gaps}, logLine("three"))
