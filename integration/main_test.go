@@ -33,7 +33,8 @@ func run(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	programs, err = process.Build(ctx, dir, raceEnabled,
-		process.Doppler, process.TrafficController, process.Nozzle, process.Lgr, process.LoadTool)
+		process.Doppler, process.TrafficController, process.Nozzle, process.Lgr, process.LoadTool,
+		process.FakeCF, process.RealClient)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

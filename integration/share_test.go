@@ -59,6 +59,7 @@ type subscription struct {
 	Kind   string `json:"kind"`
 	Shard  string `json:"shard_id"`
 	Member string `json:"member"` // empty for a group that lingers
+	State  string `json:"state"`
 }
 
 func subscriptions(ctx context.Context, t *testing.T, s *pipeline.Service) []subscription {

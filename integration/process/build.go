@@ -21,6 +21,7 @@ var programs = map[string]struct{ dir, pkg string }{
 	Lgr:               {"cli", "./cmd/lgr"},
 	LoadTool:          {"integration", "./cmd/loadtool"},
 	FakeCF:            {"integration", "./cmd/fakecf"},
+	RealClient:        {"integration/clients", "./cmd/realclient"},
 }
 
 // Names of the programs.
@@ -31,6 +32,7 @@ const (
 	Lgr               = "lgr"
 	LoadTool          = "loadtool"
 	FakeCF            = "fakecf"
+	RealClient        = "realclient"
 )
 
 // Binaries is a directory of built programs.
