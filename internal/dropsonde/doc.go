@@ -21,5 +21,7 @@
 //
 // What is kept, because v1 clients know it: a method or peer type without a
 // number is 0, metrics besides the five of a container are lost with that
-// container's gauge, and events have no v1 form.
+// container's gauge, and events have no v1 form. Nor have, in the order of their
+// names, those metrics of a gauge that would make it more than 16 MiB, for each
+// repeats all of its tags.
 package dropsonde

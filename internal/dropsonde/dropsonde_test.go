@@ -2,9 +2,11 @@ package dropsonde_test
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cloudfoundry/sonde-go/events"
@@ -207,5 +209,29 @@ func TestDoesNotAllocate(t *testing.T) {
 				t.Errorf("%s: %v allocations", c.ID, n)
 			}
 		}
+	}
+}
+
+// A gauge with many metrics and long tags must not take all memory there is.
+func TestGaugeIsBounded(t *testing.T) {
+	gauge := map[string]*loggregatorv2.GaugeValue{}
+	for i := range 10_000 {
+		gauge[fmt.Sprintf("%05d", i)] = &loggregatorv2.GaugeValue{Value: 1}
+	}
+	v2, err := proto.Marshal(&loggregatorv2.Envelope{
+		Tags:    map[string]string{"long": strings.Repeat("x", 100<<10)},
+		Message: &loggregatorv2.Envelope_Gauge{Gauge: &loggregatorv2.Gauge{Metrics: gauge}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e dropsonde.Encoder
+	dst, ends := e.AppendV1([]byte("before"), nil, v2)
+	if len(dst) > 16<<20+len("before") || len(dst) < 15<<20 || ends[len(ends)-1] != len(dst) {
+		t.Errorf("%d metrics in %d bytes", len(ends), len(dst))
+	}
+	last := &events.Envelope{}
+	if err := proto.Unmarshal(dst[ends[len(ends)-2]:], last); err != nil || last.GetValueMetric().GetName() != fmt.Sprintf("%05d", len(ends)-1) {
+		t.Errorf("the last of %d is %q, %v", len(ends), last.GetValueMetric().GetName(), err)
 	}
 }

@@ -174,15 +174,23 @@ func appendLines(dst []byte, key uint64, s []byte) []byte {
 	}
 }
 
+// maxGauge bounds in bytes what one gauge becomes. Each of its ValueMetrics
+// repeats all tags, so that an envelope of a mebibyte could become gigabytes.
+const maxGauge = 16 << 20
+
 // gauge appends one ContainerMetric or a ValueMetric for each metric.
 func (e *Encoder) gauge(dst []byte, ends []int) ([]byte, []int) {
 	if c, ok := e.container(); ok {
 		dst = e.containerMetric(dst, c)
 		return dst, append(ends, len(dst))
 	}
+	begin, end := len(dst), len(dst)
 	for _, m := range e.v2.metrics {
-		dst = e.valueMetric(dst, m)
-		ends = append(ends, len(dst))
+		if dst = e.valueMetric(dst, m); len(dst)-begin > maxGauge {
+			return dst[:end], ends
+		}
+		end = len(dst)
+		ends = append(ends, end)
 	}
 	return dst, ends
 }
