@@ -104,6 +104,7 @@ func (d *Doppler) build() error {
 	if err != nil {
 		return fmt.Errorf("ingress: %w", err)
 	}
+	d.egress.Register(d.ingress.GRPC())
 	return nil
 }
 

@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/internal/dropsonde"
@@ -70,7 +68,7 @@ func (s *Reads) ContainerMetrics(w http.ResponseWriter, r *http.Request) {
 	}
 	seen := map[int32]bool{}
 	s.answer(w, slices.DeleteFunc(list, func(o old) bool {
-		index, isMetric := instance(o.v1)
+		index, isMetric := dropsonde.ContainerInstance(o.v1)
 		gone := !isMetric || seen[index]
 		seen[index] = true
 		return gone
@@ -130,54 +128,4 @@ func (s *Reads) answer(w http.ResponseWriter, list []old) {
 		}
 	}
 	_ = m.Close()
-}
-
-// Fields of events.Envelope and events.ContainerMetric (protocol/01, section 2).
-const (
-	fieldContainerMetric = 12
-	fieldInstanceIndex   = 2
-)
-
-// instance is the instance index of a container metric.
-func instance(v1 []byte) (index int32, ok bool) {
-	metric, ok := field(v1, fieldContainerMetric)
-	if !ok {
-		return 0, false
-	}
-	for len(metric) > 0 {
-		num, typ, n := protowire.ConsumeTag(metric)
-		if n < 0 {
-			return 0, false
-		}
-		size := protowire.ConsumeFieldValue(num, typ, metric[n:])
-		if size < 0 {
-			return 0, false
-		}
-		if num == fieldInstanceIndex && typ == protowire.VarintType {
-			v, _ := protowire.ConsumeVarint(metric[n:])
-			index = int32(v)
-		}
-		metric = metric[n+size:]
-	}
-	return index, true
-}
-
-// field finds a field of bytes.
-func field(p []byte, number protowire.Number) (value []byte, ok bool) {
-	for len(p) > 0 {
-		num, typ, n := protowire.ConsumeTag(p)
-		if n < 0 {
-			return nil, false
-		}
-		size := protowire.ConsumeFieldValue(num, typ, p[n:])
-		if size < 0 {
-			return nil, false
-		}
-		if num == number && typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(p[n:])
-			return v, true
-		}
-		p = p[n+size:]
-	}
-	return nil, false
 }

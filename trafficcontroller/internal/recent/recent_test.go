@@ -180,10 +180,3 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%d", resp.StatusCode)
 	}
 }
-
-func FuzzInstance(f *testing.F) {
-	f.Add([]byte{0x62, 2, 0x10, 7})
-	f.Add([]byte{0x62, 2, 0x10, 0xff})
-	f.Add([]byte{0xff})
-	f.Fuzz(func(_ *testing.T, v1 []byte) { instance(v1) })
-}
