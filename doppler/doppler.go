@@ -38,6 +38,7 @@ type Doppler struct {
 	egress   *egress.Server
 	ingress  *ingress.Server
 	registry *prometheus.Registry
+	refusals *daemon.Refusals
 
 	grpc, stream, admin net.Listener
 	streamTLS           *tls.Config
@@ -57,7 +58,7 @@ func New(cfg Config, log *slog.Logger) (*Doppler, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	d := &Doppler{cfg: cfg, log: log, epoch: uint64(time.Now().UnixNano()), registry: daemon.NewRegistry(), heapFloor: make([]byte, heapFloor)}
+	d := &Doppler{cfg: cfg, log: log, epoch: uint64(time.Now().UnixNano()), registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("doppler"), heapFloor: make([]byte, heapFloor)}
 	if err := d.build(); err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func New(cfg Config, log *slog.Logger) (*Doppler, error) {
 		d.Close()
 		return nil, err
 	}
-	d.registry.MustRegister(newCollector(d))
+	d.registry.MustRegister(d.refusals.Collector(), newCollector(d))
 	return d, nil
 }
 
@@ -230,7 +231,7 @@ func (d *Doppler) streamHandler() http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("nothing at %s; there is %s", r.URL.Path, there), http.StatusNotFound)
 	})
-	return mux
+	return d.refusals.Wrap(mux)
 }
 
 // Ready returns nil unless the Doppler is draining.

@@ -40,6 +40,7 @@ type TrafficController struct {
 	cfg          Config
 	log          *slog.Logger
 	registry     *prometheus.Registry
+	refusals     *daemon.Refusals
 	pings        *stream.KeepAlive
 	oldPings     *stream.KeepAlive
 	dialer       *upstream.Dialer
@@ -265,10 +266,11 @@ func (t *TrafficController) Run(ctx context.Context) error {
 
 // handler is what clients talk to.
 func (t *TrafficController) handler() http.Handler {
+	h := t.refusals.Wrap(t.api)
 	if t.security != nil {
-		return t.security.Wrap(t.api)
+		h = t.security.Wrap(h)
 	}
-	return t.api
+	return h
 }
 
 // reopen opens the security log anew at every SIGHUP, as logrotate expects,

@@ -47,11 +47,11 @@ func (b *buffered) Accept() (net.Conn, error) {
 const (
 	headerTimeout  = 10 * time.Second
 	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 64 << 10
+	maxHeaderBytes = 1 << 20 // as the old services had: long queries are part of it
 )
 
 // NewHTTPServer returns a server with limits on what a client may hold up:
-// headers within 10 s and 64 KiB, idle connections closed after 2 min. What a
+// headers within 10 s and 1 MiB, idle connections closed after 2 min. What a
 // handler takes to answer is its own affair. Faults of connections are logged
 // at debug level: anybody can cause them.
 func NewHTTPServer(handler http.Handler, log *slog.Logger) *http.Server {

@@ -87,6 +87,10 @@ func New(cfg Config, log *slog.Logger) *API {
 // ServeHTTP answers a request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if status, fault := queryFault(r); fault != "" {
+		http.Error(w, fault, status)
+		return
+	}
 	if clean := cleanPath(r.URL.Path); clean != r.URL.Path && r.URL.RawPath == "" {
 		u := url.URL{Path: clean, RawQuery: r.URL.RawQuery}
 		w.Header().Set("Location", u.String())
@@ -94,6 +98,24 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mux.ServeHTTP(w, r)
+}
+
+// Limits of what a request may ask for.
+const (
+	maxTarget     = 512 << 10 // bytes of path and query
+	maxParameters = 10_000    // more are not parsed by net/url
+)
+
+// queryFault refuses what is too long to be looked at.
+func queryFault(r *http.Request) (status int, fault string) {
+	if n := len(r.RequestURI); n > maxTarget {
+		return http.StatusRequestURITooLong, fmt.Sprintf("path and query have %d bytes, the limit is %d", n, maxTarget)
+	}
+	n := strings.Count(r.URL.RawQuery, "&") + 1
+	if n > maxParameters && r.URL.Path != "/v2/read" { // which says so in its own form
+		return http.StatusBadRequest, fmt.Sprintf("the query has %d parameters, the limit is %d", n, maxParameters)
+	}
+	return 0, ""
 }
 
 // cleanPath is a path without what net/http would redirect for.

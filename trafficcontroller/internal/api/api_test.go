@@ -108,6 +108,8 @@ func TestAnswers(t *testing.T) {
 		{"/apps/a/recentlogs", nil, 200, "{}"},
 		{"/apps/a/containermetrics", nil, 200, "{}"},
 		{"/nowhere", nil, 404, "/nowhere"},
+		{"/firehose/a?" + strings.Repeat("log&", 10_000), nil, 400, "the query has 10001 parameters, the limit is 10000"},
+		{"/v2/read?log=" + strings.Repeat("x", 512<<10), nil, 414, "the limit is 524288"},
 		{"/firehose/", nil, 404, ""},
 		{"/firehose/a", nil, 400, "Bad Request: this path is a WebSocket"},
 		{"/apps/a/stream", nil, 400, "Bad Request: this path is a WebSocket"},
