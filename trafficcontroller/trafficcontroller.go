@@ -67,7 +67,10 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	t := &TrafficController{cfg: cfg, log: log, registry: daemon.NewRegistry(), pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16), cacheMetrics: newCacheMetrics()}
+	t := &TrafficController{
+		cfg: cfg, log: log, registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("trafficcontroller"), cacheMetrics: newCacheMetrics(),
+		pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16),
+	}
 	if err := t.build(); err != nil {
 		return nil, err
 	}
@@ -83,7 +86,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		t.Close()
 		return nil, err
 	}
-	t.registry.MustRegister(newCollector(t), newAccessCollector(t.access.Auth, t.security), t.cacheMetrics.requests, t.cacheMetrics.missing)
+	t.registry.MustRegister(t.refusals.Collector(), newCollector(t), newAccessCollector(t.access.Auth, t.security), t.cacheMetrics.requests, t.cacheMetrics.missing)
 	return t, nil
 }
 
