@@ -49,6 +49,8 @@ type Config struct {
 
 	LogCacheSettle time.Duration // how old what a reader of /api/v1 that goes forward gets has to be
 	LogCacheReads  int           // of it, at a time
+	// LogCacheQueries is how many PromQL queries run at a time.
+	LogCacheQueries int
 
 	TLSCert, TLSKey string // towards clients; empty for plaintext
 
@@ -68,7 +70,7 @@ func DefaultConfig() *Config {
 		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
 		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
-		Access: auth.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64,
+		Access: auth.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64, LogCacheQueries: 8,
 	}
 }
 
@@ -110,6 +112,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Group("Log Cache")
 	f.Duration(&c.LogCacheSettle, "log-cache-settle", "how long envelopes may take from their timestamp to a Doppler without being missed by who reads /api/v1/read again and again; so much later they show there")
 	f.Int(&c.LogCacheReads, "log-cache-reads", "reads under /api/v1 at a time")
+	f.Int(&c.LogCacheQueries, "log-cache-queries", "PromQL queries at a time")
 	f.Group("Self-metrics")
 	f.String(&c.AgentAddr, "agent-addr", "gRPC `address` that the own metrics are emitted to, an agent or a Doppler")
 	f.String(&c.AgentTLS.Cert, "agent-tls-cert", "`file` with the certificate shown to it")
@@ -222,6 +225,7 @@ func (c *Config) Validate() error {
 	daemon.Between(f, "gather-timeout", c.GatherTimeout, 100*time.Millisecond, time.Minute)
 	daemon.Between(f, "log-cache-settle", c.LogCacheSettle, 0, time.Minute)
 	daemon.Between(f, "log-cache-reads", c.LogCacheReads, 1, 10_000)
+	daemon.Between(f, "log-cache-queries", c.LogCacheQueries, 1, 1000)
 	daemon.Between(f, "heartbeat", c.Heartbeat, 100*time.Millisecond, time.Minute)
 	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
 	daemon.Between(f, "metric-interval", c.MetricInterval, time.Second, time.Hour)

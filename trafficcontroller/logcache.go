@@ -26,7 +26,7 @@ func (t *TrafficController) buildLogCache() http.Handler {
 		Held: func(ctx context.Context) logcache.Answers {
 			return t.cacheMetrics.answers(t.gather(ctx, true, "", t.dialer.Held))
 		},
-		Settle: t.cfg.LogCacheSettle, MaxReads: t.cfg.LogCacheReads,
+		Settle: t.cfg.LogCacheSettle, MaxReads: t.cfg.LogCacheReads, MaxQueries: t.cfg.LogCacheQueries,
 	}, t.log)
 }
 
@@ -42,6 +42,12 @@ func (a logCacheAccess) Source(w http.ResponseWriter, r *http.Request, id string
 func (a logCacheAccess) Meta(w http.ResponseWriter, r *http.Request) (visible func(string) bool, ok bool) {
 	d, seen := a.auth.LogCacheMeta(r.Context(), r)
 	return seen.Has, decided(w, d)
+}
+
+// Query tells whether a request may query sources, and what to read for each.
+func (a logCacheAccess) Query(w http.ResponseWriter, r *http.Request, sources []string) (read map[string][]string, ok bool) {
+	d, read := a.auth.LogCacheQuery(r.Context(), r, sources)
+	return read, decided(w, d)
 }
 
 // cacheMetrics shows how Log Cache's API is used.

@@ -2,6 +2,7 @@ package trafficcontroller
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -71,5 +72,18 @@ func TestLogCacheWithoutAnAnswer(t *testing.T) {
 	}
 	if backward.code != http.StatusOK || strings.Count(backward.body, "instance_id") != 1 || backward.header.Get(logcache.MissingHeader) != "1 of 2" {
 		t.Errorf("backward: %+v", backward)
+	}
+}
+
+// PromQL over all Dopplers.
+func TestLogCacheQuery(t *testing.T) {
+	a, b := doppler(t, "a", 1), doppler(t, "b", 1)
+	r := start(t, nil, a, b)
+	now := time.Now().UnixNano()
+	a.With(func(d *dopplertest.Doppler) { d.Append("app", "requests", "0", now-1) })
+	b.With(func(d *dopplertest.Doppler) { d.Append("app", "requests", "1", now-2) })
+	got := r.get(`/api/v1/query?query=count(requests{source_id="app"})&time=` + strconv.FormatInt(now/1e9+1, 10))
+	if got.code != http.StatusOK || !strings.Contains(got.body, `,"2"]`) {
+		t.Errorf("%+v", got)
 	}
 }

@@ -8,13 +8,14 @@ package logcache
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/prometheus/prometheus/promql"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 )
@@ -36,8 +37,8 @@ type Config struct {
 	Observe func(endpoint string, status int, took time.Duration)
 	// Settle is how old an envelope has to be for a reader that goes forward:
 	// those that arrive within it cannot come too late (see window).
-	Settle   time.Duration
-	MaxReads int // at a time
+	Settle               time.Duration
+	MaxReads, MaxQueries int // at a time
 }
 
 // Access tells who may read what. Where it refuses it has answered.
@@ -46,6 +47,9 @@ type Access interface {
 	Source(w http.ResponseWriter, r *http.Request, id string) bool
 	// Meta returns which sources it may see.
 	Meta(w http.ResponseWriter, r *http.Request) (visible func(id string) bool, ok bool)
+	// Query tells whether it may query sources, and what to read for each:
+	// itself, or the apps that have it for a name.
+	Query(w http.ResponseWriter, r *http.Request, sources []string) (read map[string][]string, ok bool)
 }
 
 // Answers is what the Dopplers said.
@@ -75,14 +79,21 @@ type LogCache struct {
 	mux     *http.ServeMux
 	started time.Time
 	reads   gate
+	queries gate
+	engine  *promql.Engine
 }
 
 // New returns a LogCache.
 func New(cfg Config, log *slog.Logger) *LogCache {
-	c := &LogCache{cfg: cfg, log: log, mux: http.NewServeMux(), started: time.Now(), reads: newGate(cfg.MaxReads)}
+	c := &LogCache{
+		cfg: cfg, log: log, mux: http.NewServeMux(), started: time.Now(),
+		reads: newGate(cfg.MaxReads), queries: newGate(cfg.MaxQueries), engine: newEngine(),
+	}
 	c.handle("/api/v1/info", "info", c.info)
 	c.handle("/api/v1/meta", "meta", c.meta)
 	c.handle("/api/v1/read/{source...}", "read", c.read)
+	c.handle("/api/v1/query", "query", c.serveQuery(c.instant))
+	c.handle("/api/v1/query_range", "query_range", c.serveQuery(c.ranged))
 	c.mux.HandleFunc("/", c.noted("unknown", http.NotFound))
 	return c
 }
@@ -162,14 +173,12 @@ func (f failure) answer(w http.ResponseWriter) {
 
 // answerJSON answers with v and a line feed.
 func answerJSON(w http.ResponseWriter, status int, contentType string, v any) {
-	var body buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		http.Error(w, "encode answer: "+err.Error(), http.StatusInternalServerError)
+	body, err := appendText(nil, v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	answer(w, status, contentType, body)
+	answer(w, status, contentType, append(body, '\n'))
 }
 
 func answer(w http.ResponseWriter, status int, contentType string, body []byte) {

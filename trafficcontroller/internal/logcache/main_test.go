@@ -33,6 +33,7 @@ type stage struct {
 // access is by the value of Authorization; without users everything is open.
 type access struct {
 	users map[string]func(source string) bool
+	named map[string][]string // apps of a name
 }
 
 func everything(string) bool { return true }
@@ -61,6 +62,19 @@ func (a access) Meta(w http.ResponseWriter, r *http.Request) (func(string) bool,
 	return a.user(w, r)
 }
 
+func (a access) Query(w http.ResponseWriter, r *http.Request, sources []string) (map[string][]string, bool) {
+	may, ok := a.user(w, r)
+	read := map[string][]string{}
+	for _, id := range sources {
+		read[id] = append([]string{id}, a.named[id]...)
+		if ok && !may(id) {
+			w.WriteHeader(http.StatusNotFound)
+			return nil, false
+		}
+	}
+	return read, ok
+}
+
 func newStage(t testing.TB, dopplers int) *stage {
 	t.Helper()
 	s := &stage{}
@@ -81,7 +95,7 @@ func newStage(t testing.TB, dopplers int) *stage {
 		return a
 	}
 	s.LogCache = New(Config{
-		Access: &s.access, Encode: gateway.AppendJSON, Settle: time.Second, MaxReads: 4,
+		Access: &s.access, Encode: gateway.AppendJSON, Settle: time.Second, MaxReads: 4, MaxQueries: 2,
 		History: func(_ context.Context, source string, q url.Values) Answers {
 			s.asked = append(s.asked, q)
 			return ask(func(d *dopplertest.Doppler) ([]byte, error) { return d.History(source, q) })

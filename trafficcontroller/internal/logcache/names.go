@@ -27,14 +27,22 @@ func checkRegexp(expr string) error {
 	if len(expr) > maxRegexpBytes {
 		return fmt.Errorf("it has %d bytes, the limit is %d", len(expr), maxRegexpBytes)
 	}
-	tree, err := syntax.Parse(expr, syntax.Perl)
+	n, err := stepsOf(expr)
 	if err != nil {
 		return err
 	}
-	if n := steps(tree); n > maxRegexpSteps {
+	if n > maxRegexpSteps {
 		return fmt.Errorf("its repetitions make %d steps, the limit is %d", n, maxRegexpSteps)
 	}
 	return nil
+}
+
+func stepsOf(expr string) (int, error) {
+	tree, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return 0, err
+	}
+	return steps(tree), nil
 }
 
 // steps is about how long the program of an expression is.

@@ -33,7 +33,7 @@ func parseQuery(r *http.Request) (q query, bad *failure) {
 	if bad != nil {
 		return q, bad
 	}
-	p := parser{v: v}
+	p := fields{v: v}
 	q.start, q.end = p.int("start_time", "startTime"), p.int("end_time", "endTime")
 	limit := p.int("limit", "limit")
 	q.types = p.types()
@@ -75,20 +75,20 @@ func values(r *http.Request) (url.Values, *failure) {
 	return v, nil
 }
 
-// parser reads parameters as the gateway of gRPC does and keeps the first
+// fields reads parameters as the gateway of gRPC does and keeps the first
 // fault. A parameter has a name in snake case and one in camel case.
-type parser struct {
+type fields struct {
 	v   url.Values
 	bad *failure
 }
 
-func (p *parser) fail(bad *failure) {
+func (p *fields) fail(bad *failure) {
 	if p.bad == nil {
 		p.bad = bad
 	}
 }
 
-func (p *parser) one(name, camel string) string {
+func (p *fields) one(name, camel string) string {
 	list := p.v[name]
 	if name != camel {
 		list = slices.Concat(list, p.v[camel])
@@ -103,7 +103,7 @@ func (p *parser) one(name, camel string) string {
 	return ""
 }
 
-func (p *parser) int(name, camel string) int64 {
+func (p *fields) int(name, camel string) int64 {
 	if !p.v.Has(name) && !p.v.Has(camel) {
 		return 0
 	}
@@ -114,7 +114,7 @@ func (p *parser) int(name, camel string) int64 {
 	return n
 }
 
-func (p *parser) bool(name string) bool {
+func (p *fields) bool(name string) bool {
 	if !p.v.Has(name) {
 		return false
 	}
@@ -129,7 +129,7 @@ func (p *parser) bool(name string) bool {
 var envelopeTypes = []string{"ANY", "LOG", "COUNTER", "GAUGE", "TIMER", "EVENT"}
 
 // types reads envelope_types; ANY says nothing.
-func (p *parser) types() (types []string) {
+func (p *fields) types() (types []string) {
 	for _, value := range slices.Concat(p.v["envelope_types"], p.v["envelopeTypes"]) {
 		i := slices.Index(envelopeTypes, value)
 		if n, err := strconv.Atoi(value); err == nil {

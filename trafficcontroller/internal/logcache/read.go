@@ -72,32 +72,53 @@ type entry struct {
 	raw  []byte
 }
 
-// merge puts answers together in the order of the read, those of the same time
-// in the order of the Dopplers, and leaves what the read may have. An answer
-// holds at least limit envelopes or all there are, so nothing is missing before
-// the last one that is left.
-func (c *LogCache) merge(bodies [][]byte, q *query) (list []entry) {
-	if q.descending {
+// merge puts answers together and leaves what the read may have.
+func (c *LogCache) merge(bodies [][]byte, q *query) []entry {
+	list, _ := c.together(bodies, q.limit, q.descending)
+	return cut(list, q.limit, maxAnswerBytes)
+}
+
+// together puts the envelopes of answers in the order of their times, those of
+// the same time in the order of the Dopplers. An answer of limit envelopes may
+// have left some out; how far every answer is complete is where the list ends,
+// and more is true then.
+func (c *LogCache) together(bodies [][]byte, limit int, descending bool) (list []entry, more bool) {
+	if descending {
 		bodies = slices.Clone(bodies)
 		slices.Reverse(bodies)
 	}
-	for _, body := range bodies {
-		_, records, err := stream.SplitBatch(body)
-		if err != nil {
-			c.log.Error("history makes no sense", "error", err)
-			continue
-		}
-		for raw := range envelope.Walk(records) {
-			list = append(list, entry{envelope.Timestamp(raw), raw})
-		}
-	}
-	slices.SortStableFunc(list, func(a, b entry) int {
-		if q.descending {
+	before := func(a, b entry) int {
+		if descending {
 			a, b = b, a
 		}
 		return cmp.Compare(a.time, b.time)
-	})
-	return cut(list, q.limit, maxAnswerBytes)
+	}
+	var end entry // the first of the last ones
+	for _, body := range bodies {
+		part := c.entries(body)
+		if n := len(part); n >= limit && (!more || before(part[n-1], end) < 0) {
+			end, more = part[n-1], true
+		}
+		list = append(list, part...)
+	}
+	if more {
+		list = slices.DeleteFunc(list, func(e entry) bool { return before(e, end) > 0 })
+	}
+	slices.SortStableFunc(list, before)
+	return list, more
+}
+
+// entries are the envelopes of an answer.
+func (c *LogCache) entries(body []byte) (list []entry) {
+	_, records, err := stream.SplitBatch(body)
+	if err != nil {
+		c.log.Error("history makes no sense", "error", err)
+		return nil
+	}
+	for raw := range envelope.Walk(records) {
+		list = append(list, entry{envelope.Timestamp(raw), raw})
+	}
+	return list
 }
 
 // maxAnswerBytes bounds the envelopes of an answer, encoded. As JSON they take
