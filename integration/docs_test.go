@@ -89,6 +89,9 @@ func TestOperatorsGuideNamesEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, addr := range []string{p.Dopplers[0].Addrs[pipeline.Stream], p.Controllers[0].Addrs[pipeline.Public]} {
+		get(ctx, t, "http://"+addr+"/no/such/path", http.StatusNotFound) // one to count
+	}
 	own := regexp.MustCompile(`\b(doppler|trafficcontroller|firehose_nozzle)_[a-z_]+\b`)
 	exported := make(map[string]bool)
 	for _, addr := range []string{
