@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler"
@@ -132,6 +133,34 @@ func v1Line(app, text string) []byte {
 }
 
 func pushed(v1 []byte) []byte { return protowire.AppendBytes([]byte{0x0a}, v1) }
+
+// TestBadRequestsFromOldReaders: what is over a limit is refused and named.
+func TestBadRequestsFromOldReaders(t *testing.T) {
+	r := start(t, unread)
+	client := plumbingpb.NewDopplerClient(r.producer())
+	for _, q := range []*plumbingpb.SubscriptionRequest{
+		{ShardId: strings.Repeat("s", 1025)}, {Filter: &plumbingpb.Filter{AppId: strings.Repeat("s", 4097)}},
+	} {
+		calls, err := client.Subscribe(t.Context(), q)
+		if err == nil {
+			_, err = calls.Recv()
+		}
+		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "the limit is") {
+			t.Errorf("got %v", err)
+		}
+	}
+	s, err := r.producer().NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true},
+		"/plumbing.Doppler/Subscribe", grpc.ForceCodecV2(bytesCodec{}))
+	if err == nil {
+		err = errors.Join(s.SendMsg([]byte("\xff\xffgarbage")), s.CloseSend())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RecvMsg(nil); status.Code(err) != codes.Internal {
+		t.Errorf("got %v", err)
+	}
+}
 
 func TestBatchOverTheMessageLimit(t *testing.T) {
 	r := start(t, unread)

@@ -196,12 +196,21 @@ func (d *Doppler) Run(ctx context.Context) error {
 	g := &daemon.Group{}
 	g.Add("admin", daemon.ServeHTTP(daemon.NewHTTPServer(admin.Handler(), d.log), d.admin, time.Second))
 	g.Add("stream", daemon.ServeHTTP(streams, listener, time.Second))
+	g.Add("grpc", d.stopGRPC)
 	g.Add("egress", d.runEgress)
 	g.Add("metrics", d.emitMetrics)
 	g.Add("ingress", func(ctx context.Context) error { return d.ingress.Run(ctx, d.grpc) })
 	err := g.Run(ctx)
 	d.log.Info("stopped", "envelopes", d.ring.Head())
 	return err
+}
+
+// stopGRPC ends what the gRPC listener has taken in: the calls of readers too,
+// which therefore have ended before.
+func (d *Doppler) stopGRPC(ctx context.Context) error {
+	<-ctx.Done()
+	d.ingress.Stop()
+	return nil
 }
 
 // runEgress serves readers and, when ctx ends, drains them.

@@ -2,6 +2,7 @@ package doppler_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/doppler"
 )
@@ -82,4 +84,35 @@ func TestDrainEndsWithItsGrace(t *testing.T) {
 	if took := time.Since(started); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
+}
+
+// TestDrainServesOldReaders: who reads over gRPC gets everything too, and the
+// listener ends after that.
+func TestDrainServesOldReaders(t *testing.T) {
+	r := start(t, nil)
+	calls, err := plumbingpb.NewDopplerClient(r.producer()).BatchSubscribe(t.Context(), &plumbingpb.SubscriptionRequest{ShardId: "old"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := calls.Header(); err != nil {
+		t.Fatal(err)
+	}
+	const lines = 20_000
+	r.emitLines(strings.Repeat("app", 50), 0, lines) // far more than is on its way
+	r.cancel()
+	got := 0
+	for {
+		m, err := calls.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatalf("after %d lines: %v", got, err)
+		}
+		got += len(m.GetPayload())
+	}
+	if got != lines {
+		t.Errorf("%d lines, want %d", got, lines)
+	}
+	r.stop()
 }

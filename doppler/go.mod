@@ -9,6 +9,7 @@ replace github.com/a1ea6966/loggregator/internal => ../internal
 require (
 	github.com/a1ea6966/loggregator/api v0.0.0
 	github.com/a1ea6966/loggregator/internal v0.0.0
+	github.com/cloudfoundry/sonde-go v0.0.0-20251217143644-d1670a435f2a
 	github.com/prometheus/client_golang v1.25.0
 	go.uber.org/goleak v1.3.0
 	google.golang.org/grpc v1.85.0

@@ -22,9 +22,8 @@ const (
 // total is what the client was told before; the new total is
 // returned. now is in unix nanoseconds.
 func (f *Framer) AppendDropped(dst []byte, g *streampb.Gap, total uint64, now int64) (_ []byte, newTotal uint64) {
-	n := g.GetCount() - min(g.GetNoV1(), g.GetCount())
-	if g.GetPrecision() != streampb.Gap_EXACT {
-		n = max(n, 1)
+	n, exact := Missed(g)
+	if !exact {
 		dst = f.AppendLine(dst, g, "", now)
 	}
 	if n == 0 {
@@ -32,7 +31,23 @@ func (f *Framer) AppendDropped(dst []byte, g *streampb.Gap, total uint64, now in
 	}
 	total += n
 	dst, at := open(dst)
-	return shut(dropsonde.AppendCounterEvent(dst, droppedOrigin, droppedName, n, total, now), at), total
+	return shut(AppendDroppedEvent(dst, n, total, now), at), total
+}
+
+// Missed is how many envelopes a Firehose client is to be told it misses, and
+// whether that is all to say about them.
+func Missed(g *streampb.Gap) (n uint64, exact bool) {
+	n = g.GetCount() - min(g.GetNoV1(), g.GetCount())
+	if g.GetPrecision() != streampb.Gap_EXACT {
+		return max(n, 1), false
+	}
+	return n, true
+}
+
+// AppendDroppedEvent appends the envelope, without a frame, that tells a
+// Firehose client of n more that it misses.
+func AppendDroppedEvent(dst []byte, n, total uint64, now int64) []byte {
+	return dropsonde.AppendCounterEvent(dst, droppedOrigin, droppedName, n, total, now)
 }
 
 // AppendLine appends the frame that tells a tail a gap: a LogMessage on the
@@ -42,7 +57,12 @@ func (f *Framer) AppendLine(dst []byte, g *streampb.Gap, appID string, now int64
 		return dst
 	}
 	dst, at := open(dst)
-	return shut(dropsonde.AppendLogMessage(dst, droppedOrigin, Words(g), appID, SourceType, "", true, now), at)
+	return shut(AppendLineEvent(dst, g, appID, now), at)
+}
+
+// AppendLineEvent appends the same envelope without a frame.
+func AppendLineEvent(dst []byte, g *streampb.Gap, appID string, now int64) []byte {
+	return dropsonde.AppendLogMessage(dst, droppedOrigin, Words(g), appID, SourceType, "", true, now)
 }
 
 // Words says a gap in one line.

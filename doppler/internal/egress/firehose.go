@@ -27,19 +27,26 @@ type group struct {
 	// guarded by mu
 	mu       sync.Mutex
 	state    *reader.Group
-	sessions map[*reader.Member]*member
+	sessions map[*reader.Member]*seat
 	left     time.Time // when the last member left
 }
 
-// member is one connection of a group.
-type member struct {
+// seat is the place of one connection in a group, whatever it speaks.
+type seat struct {
 	view
 	server *Server
 	group  *group
 	state  *reader.Member
-	conn   *stream.Conn
 	wake   waker
-	done   chan struct{} // closed by the reading side when the connection is over
+	stop   func()          // breaks the connection because the Doppler stops
+	tick   func(time.Time) // called every second, unless nil
+}
+
+// member is one WebSocket connection of a group.
+type member struct {
+	seat
+	conn *stream.Conn
+	done chan struct{} // closed by the reading side when the connection is over
 }
 
 // serveFirehose upgrades the request and makes it a member of its group.
@@ -58,14 +65,15 @@ func (s *Server) serveFirehose(w http.ResponseWriter, r *http.Request) {
 		s.refuse()
 		return
 	}
-	m := &member{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
+	m := &member{seat: seat{server: s, wake: newWaker()}, conn: conn, done: make(chan struct{})}
 	m.view = newView(r, q.user, q.remote, strconv.FormatUint(id, 10))
-	s.join(m, q)
+	m.stop = func() { _ = conn.Close(stream.CloseGoingAway, "this Doppler is stopping") }
+	s.join(&m.seat, q)
 	s.start(conn, m.read, m.write)
 }
 
 // join finds or makes the group and adds m to it.
-func (s *Server) join(m *member, q firehoseQuery) {
+func (s *Server) join(m *seat, q firehoseQuery) {
 	filter := q.filter.Canonical()
 	key := strconv.Quote(q.shardID) + " " + filter.Key()
 	if q.shardID == "" {
@@ -76,7 +84,7 @@ func (s *Server) join(m *member, q firehoseQuery) {
 	g := s.groups[key]
 	if g == nil {
 		start := reader.StartFrom(q.cursor, s.cfg.Doppler, s.cfg.Epoch, q.origin, s.young())
-		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*member{}}
+		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*seat{}}
 		g.state = reader.NewGroup(s.log, filter, reader.Config{
 			WindowBytes: s.cfg.WindowBytes, AckTimeout: s.cfg.AckTimeout, WindowOffsets: s.windowOffsets,
 		}, start)
@@ -97,7 +105,7 @@ func (s *Server) join(m *member, q firehoseQuery) {
 func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }
 
 // leave takes m out of its group.
-func (m *member) leave() {
+func (m *seat) leave() {
 	g := m.group
 	g.mu.Lock()
 	wake := g.state.Leave(m.state)
@@ -140,6 +148,11 @@ func (g *group) expire(now time.Time, linger time.Duration) bool {
 	if len(g.sessions) == 0 {
 		return g.private || now.Sub(g.left) > linger
 	}
+	for _, m := range g.sessions {
+		if m.tick != nil {
+			m.tick(now)
+		}
+	}
 	g.signal(g.state.Expire(now))
 	return false
 }
@@ -156,14 +169,52 @@ func (g *group) account() reader.Account {
 	return g.state.Account()
 }
 
-func (g *group) conns() []*stream.Conn {
+// stops is how to break each connection.
+func (g *group) stops() []func() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	list := make([]*stream.Conn, 0, len(g.sessions))
+	list := make([]func(), 0, len(g.sessions))
 	for _, m := range g.sessions {
-		list = append(list, m.conn)
+		list = append(list, m.stop)
 	}
 	return list
+}
+
+// turn is what a seat has to do next.
+type turn struct {
+	grant  reader.Grant
+	status reader.Status
+	left   bool // it has left: what it was granted now would be out for long
+	waits  bool // until it is woken; the group counts it as idle
+	fin    bool // with nothing granted: it has everything
+}
+
+// next takes the seat's turn.
+func (m *seat) next() (t turn) {
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sessions[m.state] == nil {
+		t.left = true
+		return t
+	}
+	// Idle before the ring is looked at: what is appended after that look
+	// finds the session idle and wakes it.
+	g.idle.Add(1)
+	var wake []*reader.Member
+	t.grant, t.status, wake = g.state.Next(time.Now(), m.state)
+	g.signal(wake)
+	if t.waits = t.status != reader.Granted && t.status != reader.More; !t.waits {
+		g.idle.Add(-1)
+	}
+	t.fin = m.server.finished.Load() && g.state.Drained()
+	return t
+}
+
+// pause spreads writes: it waits after the seat was woken, unless there is
+// enough to write.
+func (m *seat) pause(p *pacer, done <-chan struct{}) {
+	p.wait(m.server.log.Head()-m.group.mark() >= paceEnough, done)
 }
 
 // read takes what the client says until the connection ends.
@@ -222,34 +273,18 @@ func (m *member) write() {
 	defer m.server.sessions.Done()
 	f := newFramer(m.server, m.conn)
 	defer f.stop()
-	g := m.group
 	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
 	for err == nil {
-		g.mu.Lock()
-		if g.sessions[m.state] == nil {
-			// It has left: what it was granted now would be out for long. The
-			// reading side ends the connection.
-			g.mu.Unlock()
-			return
-		}
-		// Idle before the ring is looked at: what is appended after that look
-		// finds the session idle and wakes it.
-		g.idle.Add(1)
-		grant, status, wake := g.state.Next(time.Now(), m.state)
-		g.signal(wake)
-		waits := status != reader.Granted && status != reader.More
-		if !waits {
-			g.idle.Add(-1)
-		}
-		fin := m.server.finished.Load() && g.state.Drained()
-		g.mu.Unlock()
+		t := m.next()
 		switch {
-		case status == reader.Granted:
-			err = m.writeGrant(f, &grant)
+		case t.left:
+			return // the reading side ends the connection
+		case t.status == reader.Granted:
+			err = m.writeGrant(f, &t.grant)
 		case m.server.finished.Load():
-			m.goodbye(f, fin)
+			m.goodbye(f, t.fin)
 			return
-		case waits:
+		case t.waits:
 			err = m.idleUntil(f)
 		}
 	}
@@ -263,7 +298,7 @@ func (m *member) idleUntil(f *framer) error {
 	if err != nil || !ok {
 		return err
 	}
-	f.pacer.wait(m.server.log.Head()-m.group.mark() >= paceEnough, m.done)
+	m.pause(&f.pacer, m.done)
 	return nil
 }
 
@@ -312,7 +347,7 @@ func (m *member) writeGrant(f *framer, grant *reader.Grant) error {
 	return err
 }
 
-func (m *member) setBlocked(blocked bool) {
+func (m *seat) setBlocked(blocked bool) {
 	g := m.group
 	g.mu.Lock()
 	g.signal(g.state.SetBlocked(m.state, blocked))

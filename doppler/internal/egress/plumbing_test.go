@@ -12,6 +12,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/proto" // the codec of that name
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -21,6 +24,16 @@ import (
 	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
+// codec sends what is encoded, as that of the listener does.
+type codec struct{ encoding.CodecV2 }
+
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if e, ok := v.(interface{ Encoded() mem.BufferSlice }); ok {
+		return e.Encoded(), nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
 // old returns a client of the old service.
 func (d *doppler) old() plumbingpb.DopplerClient {
 	d.t.Helper()
@@ -28,7 +41,7 @@ func (d *doppler) old() plumbingpb.DopplerClient {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}))
 	d.server.Register(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()

@@ -1,9 +1,10 @@
 // Package egress serves a Doppler's readers: members of subscription groups
-// and tail links over WebSocket, bounded reads of history over plain HTTP.
+// over WebSocket and gRPC, tail links over WebSocket, bounded reads of history
+// over plain HTTP.
 //
 // The cursors themselves are the state machines of package reader; this
 // package gives them connections, time and goroutines. A session has two: one
-// reads what the client says, one writes batches. One waker per server tells
+// reads what the client says, or waits for its end, one writes batches. One waker per server tells
 // idle sessions that the ring has grown for them.
 package egress
 
@@ -283,39 +284,52 @@ func (s *Server) wakeAll() {
 // closeSessions breaks every connection.
 func (s *Server) closeSessions() {
 	s.mu.Lock()
-	var conns []*stream.Conn
+	var stops []func()
 	for _, g := range s.groups {
-		conns = append(conns, g.conns()...)
+		stops = append(stops, g.stops()...)
 	}
 	for l := range s.links {
-		conns = append(conns, l.conn)
+		stops = append(stops, func() { _ = l.conn.Close(stream.CloseGoingAway, "this Doppler is stopping") })
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup
-	for _, c := range conns {
-		wg.Go(func() { _ = c.Close(stream.CloseGoingAway, "this Doppler is stopping") })
+	for _, stop := range stops {
+		wg.Go(stop)
 	}
 	wg.Wait()
 }
 
 // admit counts a new connection or answers why not.
 func (s *Server) admit(w http.ResponseWriter) (id uint64, ok bool) {
+	id, err := s.count()
+	if err == nil {
+		return id, true
+	}
+	later := "5"
+	if errors.Is(err, errStopping) {
+		later = "1"
+	}
+	w.Header().Set("Retry-After", later)
+	http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	return 0, false
+}
+
+var errStopping = errors.New("this Doppler is stopping")
+
+// count counts a new connection or says why there may not be one.
+func (s *Server) count() (id uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.draining.Load() {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "this Doppler is stopping", http.StatusServiceUnavailable)
-		return 0, false
+		return 0, errStopping
 	}
 	if s.conns >= s.cfg.MaxSubscriptions {
-		w.Header().Set("Retry-After", "5")
-		http.Error(w, fmt.Sprintf("too many subscriptions: the limit is %d", s.cfg.MaxSubscriptions), http.StatusServiceUnavailable)
-		return 0, false
+		return 0, fmt.Errorf("too many subscriptions: the limit is %d", s.cfg.MaxSubscriptions)
 	}
 	s.conns++
 	s.nextConn++
 	s.sessions.Add(1) // until started or dismissed, so that stopping waits
-	return s.nextConn, true
+	return s.nextConn, nil
 }
 
 // start runs an admitted session's two goroutines. A server that has stopped

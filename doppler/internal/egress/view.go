@@ -18,6 +18,7 @@ type view struct {
 	remote    string
 	user      string
 	userAgent string
+	framing   string // of a gRPC call its method; empty for batches over WebSocket
 	since     time.Time
 }
 
@@ -34,6 +35,7 @@ type Subscription struct {
 	Kind      string `json:"kind"` // firehose or link
 	ShardID   string `json:"shard_id,omitempty"`
 	Filter    string `json:"filter,omitempty"`
+	Framing   string `json:"framing,omitempty"` // of a gRPC call its method
 	Member    string `json:"member,omitempty"`
 	Remote    string `json:"remote,omitempty"`
 	UserAgent string `json:"user_agent,omitempty"`
@@ -104,7 +106,7 @@ func (g *group) rows() []Subscription {
 	for state, m := range g.sessions {
 		row := base
 		row.ID, row.Member, row.Remote = m.id, m.user, m.remote
-		row.UserAgent, row.Since, row.State = m.userAgent, rfc3339(m.since), "open"
+		row.UserAgent, row.Framing, row.Since, row.State = m.userAgent, m.framing, rfc3339(m.since), "open"
 		row.Sent, _ = state.Counters()
 		rows = append(rows, row)
 	}

@@ -76,7 +76,7 @@ func benchmark(b *testing.B, method string, batch, streams int) {
 	}
 	ctx, cancel := context.WithCancel(b.Context())
 	result := make(chan error, 1)
-	go func() { result <- server.Run(ctx, l) }()
+	go func() { result <- run(ctx, server, l) }()
 	load := exec.Command(os.Args[0])
 	load.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %d", loadVariable, l.Addr(), method, batch, streams))
 	load.Stderr = os.Stderr

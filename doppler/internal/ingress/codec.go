@@ -18,8 +18,12 @@ func (m *message) free() {
 // reply is any of the empty responses of the service.
 type reply struct{}
 
-// codec hands over messages undecoded. Everything that is not a message or
-// reply goes to gRPC's own protobuf codec, so that other services can live on
+// encoded is a response of another service that needs no encoding. Its bytes
+// are given away.
+type encoded interface{ Encoded() mem.BufferSlice }
+
+// codec hands over messages undecoded, and sends what is encoded. Everything
+// else goes to gRPC's own protobuf codec, so that other services can live on
 // the same server.
 type codec struct{ fallback encoding.CodecV2 }
 
@@ -29,8 +33,11 @@ func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
 func (codec) Name() string { return proto.Name }
 
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if _, ok := v.(reply); ok {
+	switch v := v.(type) {
+	case reply:
 		return nil, nil
+	case encoded:
+		return v.Encoded(), nil
 	}
 	return c.fallback.Marshal(v)
 }

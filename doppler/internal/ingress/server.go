@@ -80,9 +80,10 @@ const (
 	// minConnWindow is the same for a connection, but renewed as bytes arrive:
 	// it bounds what lies in the kernel's buffers.
 	minConnWindow = 256 << 10
-	// Per connection. Only window updates and the like are written.
+	// Per connection. To producers only window updates and the like are
+	// written; gRPC has a buffer for writing only while it writes.
 	readBuffer  = 32 << 10
-	writeBuffer = 4 << 10
+	writeBuffer = 64 << 10
 	// streamCost is what a stream costs at most beside its window, with a
 	// connection of its own.
 	streamCost = readBuffer + 16<<10
@@ -117,6 +118,7 @@ type Server struct {
 
 	conns     atomic.Int64
 	receivers sync.WaitGroup
+	serving   sync.WaitGroup
 
 	mu       sync.Mutex
 	streams  map[*stream]struct{}
@@ -293,43 +295,32 @@ func (s *Server) release(str *stream) {
 // Run serves l until ctx ends, then drains and returns: new streams are
 // refused, and open ones end with UNAVAILABLE when they pause, which is soon,
 // or else after DrainWait. Either way all that was read of them is appended
-// first. When Run returns nothing is appended any more. It closes l.
+// first. When Run returns nothing is appended any more. It closes l. Calls of
+// other services are served on until Stop, which has to follow.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	conns := &listener{
 		Listener: l, limit: int64(s.maxStreams), open: &s.conns, log: s.log,
 		paused: make(chan struct{}), resume: make(chan struct{}),
 	}
 	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(conns) }()
+	s.serving.Go(func() { served <- s.grpc.Serve(conns) })
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve gRPC on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.drain(conns)
-	<-served
 	return nil
 }
 
-func (s *Server) drain(conns *listener) {
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
-	// Tells producers to open their next stream elsewhere, and returns when
-	// the last connection is closed.
+// Stop ends what is left of calls and connections. It waits a little for
+// those that are about to end by themselves.
+func (s *Server) Stop() {
 	stopped := make(chan struct{})
 	go func() {
 		s.grpc.GracefulStop()
 		close(stopped)
 	}()
-	if !s.endQuietStreams(s.cfg.DrainWait) {
-		// Who never pauses is no longer read.
-		close(conns.paused)
-		s.endQuietStreams(lastWait)
-	}
-	s.endStreams(true)
-	s.receivers.Wait()
-	close(conns.resume) // to part with the peers in good form
 	// The last answers are on their way; a peer that does not take them must
 	// not hold us up.
 	select {
@@ -338,6 +329,24 @@ func (s *Server) drain(conns *listener) {
 		s.grpc.Stop()
 		<-stopped
 	}
+	s.serving.Wait()
+}
+
+func (s *Server) drain(conns *listener) {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	// Tells clients to open their next stream elsewhere, and returns when the
+	// last connection is closed.
+	s.serving.Go(s.grpc.GracefulStop)
+	if !s.endQuietStreams(s.cfg.DrainWait) {
+		// Who never pauses is no longer read.
+		close(conns.paused)
+		s.endQuietStreams(lastWait)
+	}
+	s.endStreams(true)
+	s.receivers.Wait()
+	close(conns.resume) // to part with the peers in good form
 }
 
 // endQuietStreams returns whether it could end all streams in time.

@@ -79,13 +79,19 @@ func start(t *testing.T, change func(*Config), to *memory) *rig {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &rig{Server: server, t: t, memory: to, addr: l.Addr().String(), cancel: cancel, ended: make(chan error, 1)}
-	go func() { r.ended <- server.Run(ctx, l) }()
+	go func() { r.ended <- run(ctx, server, l) }()
 	r.client = r.dial()
 	t.Cleanup(func() {
 		_ = r.client.Close()
 		r.stop()
 	})
 	return r
+}
+
+// run is a server's life.
+func run(ctx context.Context, s *Server, l net.Listener) error {
+	defer s.Stop()
+	return s.Run(ctx, l)
 }
 
 func (r *rig) dial() *grpc.ClientConn {
@@ -408,7 +414,7 @@ func TestOtherServicesKeepTheirCodec(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx, l) }()
+	go func() { ended <- run(ctx, server, l) }()
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -445,7 +451,7 @@ func TestRunTellsABrokenListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	if err := server.Run(t.Context(), l); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+	if err := run(t.Context(), server, l); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("got %v", err)
 	}
 }
