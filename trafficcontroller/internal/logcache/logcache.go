@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/promql"
@@ -81,6 +82,7 @@ type LogCache struct {
 	reads   gate
 	queries gate
 	engine  *promql.Engine
+	unsent  atomic.Int64 // bytes of answers that are being written
 }
 
 // New returns a LogCache.
@@ -135,6 +137,9 @@ func (n *noter) WriteHeader(status int) {
 	n.ResponseWriter.WriteHeader(status)
 }
 
+// Unwrap is for http.ResponseController.
+func (n *noter) Unwrap() http.ResponseWriter { return n.ResponseWriter }
+
 // Codes of gRPC, which Log Cache's errors carry.
 const (
 	unknown         = 2
@@ -188,6 +193,27 @@ func answer(w http.ResponseWriter, status int, contentType string, body []byte) 
 	_, _ = w.Write(body) // the client may be gone
 }
 
+// Answers wait for their clients outside of the gates: one that takes nothing
+// keeps nobody out. It has so long, and all of them have so many bytes.
+const (
+	sendTimeout = 30 * time.Second
+	maxUnsent   = 256 << 20
+)
+
+// send answers with a body, unless too many bytes wait already.
+func (c *LogCache) send(w http.ResponseWriter, contentType string, body []byte) bool {
+	n := int64(len(body))
+	defer c.unsent.Add(-n)
+	if c.unsent.Add(n) > maxUnsent {
+		return false
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(sendTimeout)) // a recorder in a test has none
+	answer(w, http.StatusOK, contentType, body)
+	_ = control.SetWriteDeadline(time.Time{}) // the connection is used again
+	return true
+}
+
 // grpcHeader is on every answer that came through the gateway from the cache.
 func grpcHeader(h http.Header) { h.Set("Grpc-Metadata-Content-Type", "application/grpc") }
 
@@ -233,9 +259,12 @@ func (g gate) enter(ctx context.Context) bool {
 
 func (g gate) leave() { <-g.slots }
 
-// busy refuses a read. The cf CLI asks for half as much after a 429.
-func (g gate) busy(what string) failure {
-	return failure{http.StatusTooManyRequests, exhausted, fmt.Sprintf("%d %s are under way, which is the limit", cap(g.slots), what)}
+func (g gate) size() int { return cap(g.slots) }
+
+// tooMany refuses what is over a limit. The cf CLI asks for half as much after
+// a 429.
+func tooMany(limit int, what string) *failure {
+	return &failure{http.StatusTooManyRequests, exhausted, fmt.Sprintf("%d %s, which is the limit", limit, what)}
 }
 
 type buffer []byte

@@ -52,11 +52,11 @@ func (c *LogCache) meta(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !c.reads.enter(r.Context()) {
-		c.reads.busy("reads").answer(w)
+		tooMany(c.reads.size(), "reads are under way").answer(w)
 		return
 	}
-	defer c.reads.leave()
 	answers := c.cfg.Held(r.Context())
+	c.reads.leave()
 	if len(answers.Bodies) == 0 {
 		failure{http.StatusBadGateway, unavailable, fmt.Sprintf("none of %d Dopplers has answered", answers.dopplers())}.answer(w)
 		return
@@ -74,7 +74,14 @@ func (c *LogCache) meta(w http.ResponseWriter, r *http.Request) {
 		}
 		h.addTo(meta, visible)
 	}
-	answerJSON(w, http.StatusOK, plain, map[string]any{"meta": meta})
+	body, err := appendText(nil, map[string]any{"meta": meta})
+	if err != nil {
+		badRequest("%v", err).answer(w)
+		return
+	}
+	if !c.send(w, plain, append(body, '\n')) {
+		tooMany(maxUnsent, "bytes of answers wait for their clients").answer(w)
+	}
 }
 
 func (h *held) addTo(meta map[string]*metaInfo, visible func(string) bool) {

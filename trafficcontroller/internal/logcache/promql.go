@@ -47,6 +47,13 @@ func internal(err error) *queryError {
 	return &queryError{http.StatusInternalServerError, "internal", err}
 }
 
+// notNow is nobody's fault and may work in a second.
+func notNow(err error) *queryError {
+	return &queryError{http.StatusServiceUnavailable, "unavailable", err}
+}
+
+func overLimit(f *failure) *queryError { return notNow(errors.New(f.message)) }
+
 func (e *queryError) answer(w http.ResponseWriter) {
 	if e.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
@@ -84,15 +91,17 @@ func (c *LogCache) serveQuery(prepare prepare) http.HandlerFunc {
 			badData(err).answer(w)
 			return
 		}
-		if !c.queries.enter(r.Context()) {
-			busy := c.queries.busy("queries")
-			(&queryError{http.StatusServiceUnavailable, "unavailable", errors.New(busy.message)}).answer(w)
+		body, failed := c.run(r.Context(), w.Header(), read, func(ctx context.Context, from storage.Queryable) (promql.Query, *queryError) {
+			return prepare(ctx, from, x, v)
+		})
+		if failed != nil {
+			failed.answer(w)
 			return
 		}
-		defer c.queries.leave()
-		c.run(w, r, func(ctx context.Context, from storage.Queryable) (promql.Query, *queryError) {
-			return prepare(ctx, from, x, v)
-		}, read)
+		grpcHeader(w.Header())
+		if !c.send(w, "application/json", body) {
+			overLimit(tooMany(maxUnsent, "bytes of answers wait for their clients")).answer(w)
+		}
 	}
 }
 
@@ -108,34 +117,33 @@ func checkCount(read map[string][]string) error {
 	return nil
 }
 
-// run runs a query and answers.
-func (c *LogCache) run(w http.ResponseWriter, r *http.Request, prepare func(context.Context, storage.Queryable) (promql.Query, *queryError), read map[string][]string) {
-	ctx, cancel := context.WithTimeout(r.Context(), queryTimeout)
+// run runs a query and makes the body of the answer.
+func (c *LogCache) run(ctx context.Context, h http.Header, read map[string][]string, prepare func(context.Context, storage.Queryable) (promql.Query, *queryError)) ([]byte, *queryError) {
+	if !c.queries.enter(ctx) {
+		return nil, overLimit(tooMany(c.queries.size(), "queries are under way"))
+	}
+	defer c.queries.leave()
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	from := newShelf(c, read)
 	query, bad := prepare(ctx, from)
 	if bad != nil {
-		bad.answer(w)
-		return
+		return nil, bad
 	}
 	defer query.Close()
 	result := query.Exec(ctx)
 	if errors.Is(result.Err, errNoDoppler) {
-		(&queryError{http.StatusServiceUnavailable, "unavailable", errNoDoppler}).answer(w)
-		return
+		return nil, notNow(errNoDoppler)
 	}
 	if result.Err != nil {
-		internal(result.Err).answer(w)
-		return
+		return nil, internal(result.Err)
 	}
 	body, err := appendResult([]byte(`{"status":"success","data":`), result.Value)
 	if err != nil {
-		internal(err).answer(w)
-		return
+		return nil, internal(err)
 	}
-	from.lacks.say(w.Header())
-	grpcHeader(w.Header())
-	answer(w, http.StatusOK, "application/json", append(body, "}\n"...))
+	from.lacks.say(h)
+	return append(body, "}\n"...), nil
 }
 
 func (c *LogCache) instant(ctx context.Context, from storage.Queryable, x expression, v url.Values) (promql.Query, *queryError) {

@@ -28,9 +28,21 @@ func (c *LogCache) read(w http.ResponseWriter, r *http.Request) {
 		bad.answer(w)
 		return
 	}
-	if !c.reads.enter(r.Context()) {
-		c.reads.busy("reads").answer(w)
+	body, bad := c.readBody(w.Header(), r, source, &q)
+	if bad != nil {
+		bad.answer(w)
 		return
+	}
+	grpcHeader(w.Header())
+	if !c.send(w, "application/json", body) {
+		tooMany(maxUnsent, "bytes of answers wait for their clients").answer(w)
+	}
+}
+
+// readBody asks and makes the body of an answer.
+func (c *LogCache) readBody(h http.Header, r *http.Request, source string, q *query) ([]byte, *failure) {
+	if !c.reads.enter(r.Context()) {
+		return nil, tooMany(c.reads.size(), "reads are under way")
 	}
 	defer c.reads.leave()
 	q.window(time.Now(), c.cfg.Settle)
@@ -38,19 +50,16 @@ func (c *LogCache) read(w http.ResponseWriter, r *http.Request) {
 	if q.start < q.end && source != "" {
 		answers := c.cfg.History(r.Context(), source, q.history())
 		if bad := q.lacks(answers); bad != nil {
-			bad.answer(w)
-			return
+			return nil, bad
 		}
-		answers.say(w.Header())
-		list = c.merge(answers.Bodies, &q)
+		answers.say(h)
+		list = c.merge(answers.Bodies, q)
 	}
 	body, err := c.encode(list, q.names)
 	if err != nil {
-		badRequest("%v", err).answer(w)
-		return
+		return nil, badRequest("%v", err)
 	}
-	grpcHeader(w.Header())
-	answer(w, http.StatusOK, "application/json", body)
+	return body, nil
 }
 
 // lacks tells whether too few Dopplers have answered. A reader that goes

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,6 +280,64 @@ func TestTooManyReads(t *testing.T) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// blocked is a client that takes nothing until it is let.
+type blocked struct {
+	*httptest.ResponseRecorder
+	writing, let chan struct{}
+	deadlines    []time.Time
+}
+
+func (b *blocked) SetWriteDeadline(at time.Time) error {
+	b.deadlines = append(b.deadlines, at)
+	return nil
+}
+
+func (b *blocked) Write(p []byte) (int, error) {
+	b.writing <- struct{}{}
+	<-b.let
+	return b.ResponseRecorder.Write(p)
+}
+
+// Clients that take nothing keep nobody out, and have a deadline.
+func TestClientsThatTakeNothing(t *testing.T) {
+	s := measured(t)
+	let := make(chan struct{})
+	var clients []*blocked
+	var done sync.WaitGroup
+	for range s.reads.size() {
+		b := &blocked{ResponseRecorder: httptest.NewRecorder(), writing: make(chan struct{}), let: let}
+		clients = append(clients, b)
+		done.Go(func() { s.read(b, readRequest("router")) })
+		<-b.writing
+	}
+	if w := s.get("/api/v1/read/router"); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	s.unsent.Add(maxUnsent)
+	for path, status := range map[string]int{"read/router": 429, "meta": 429, "query?query=1": 503} {
+		if w := s.get("/api/v1/" + path); w.Code != status || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "268435456 bytes") {
+			t.Errorf("%s: %d %v %s", path, w.Code, w.Header(), w.Body)
+		}
+	}
+	s.unsent.Add(-maxUnsent)
+	close(let)
+	done.Wait()
+	if n := s.unsent.Load(); n != 0 {
+		t.Errorf("%d bytes unsent", n)
+	}
+	for _, b := range clients {
+		if len(b.deadlines) != 2 || b.deadlines[0].IsZero() || !b.deadlines[1].IsZero() {
+			t.Errorf("deadlines %v", b.deadlines)
+		}
+	}
+}
+
+func readRequest(source string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/read/"+source, nil)
+	r.SetPathValue("source", source)
+	return r
 }
 
 func TestMeta(t *testing.T) {
