@@ -249,6 +249,38 @@ func TestOldCallsShareAGroup(t *testing.T) {
 	}
 }
 
+// Members that keep up get equal shares; how equal, group_test.go tells, which
+// needs no luck with the scheduler.
+func TestOldCallsGetTheirShares(t *testing.T) {
+	d := start(t, 64<<20, nil)
+	defer d.stop()
+	client := d.old()
+	const members, total = 4, 20_000
+	got := make(chan int, members)
+	for range members {
+		c := d.subscribe(client, "shard", nil)
+		go func() {
+			_ = c.toEnd()
+			got <- len(c.got)
+		}()
+	}
+	for range total / 500 {
+		d.emit("app", 500)
+		eventually(t, func() bool { return d.server.Subscriptions()[0].Lag == 0 })
+	}
+	endsWithin(t, d.drain(20*time.Second), 20*time.Second)
+	sum := 0
+	for range members {
+		n := <-got
+		if sum += n; n < total/members/2 {
+			t.Errorf("%d of %d for one of %d", n, total, members)
+		}
+	}
+	if sum != total {
+		t.Errorf("%d of %d in all", sum, total)
+	}
+}
+
 // What a call gets and is told it misses is all that it would have got.
 func TestOldGapsAreExact(t *testing.T) {
 	d := start(t, 1<<20, func(c *Config) { c.WindowBytes = 64 << 10 })
