@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
@@ -42,25 +41,20 @@ func NewEncoder() func(dst []byte, gaps []*streampb.Gap, records []byte) []byte 
 	}
 }
 
-var marshal = protojson.MarshalOptions{EmitUnpopulated: true}
-
-// AppendJSON appends an envelope as Loggregator's HTTP APIs show it (protocol/04).
-// Spaces between values vary from build to build.
-func AppendJSON(dst []byte, e *loggregatorv2.Envelope) ([]byte, error) {
-	dst, err := marshal.MarshalAppend(dst, e)
-	if err != nil {
-		return dst, fmt.Errorf("encode envelope: %w", err)
-	}
-	return dst, nil
-}
-
+// appendEvent appends a batch; one that cannot be encoded is left out.
 func appendEvent(dst []byte, batch *loggregatorv2.EnvelopeBatch) []byte {
 	at := len(dst)
-	dst, err := marshal.MarshalAppend(append(dst, "data: "...), batch)
-	if err != nil {
-		return dst[:at] // strings are UTF-8: nothing else can fail
+	dst = append(dst, `data: {"batch":[`...)
+	for i, e := range batch.GetBatch() {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		var err error
+		if dst, err = AppendJSON(dst, e); err != nil {
+			return dst[:at] // a Doppler has checked it
+		}
 	}
-	return append(dst, "\n\n"...)
+	return append(dst, "]}\n\n"...)
 }
 
 // preferTags moves deprecated tags over the tags (protocol/01, Tags: what RLP

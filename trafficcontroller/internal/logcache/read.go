@@ -1,9 +1,7 @@
 package logcache
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -148,9 +146,9 @@ func cut(list []entry, limit, limitBytes int) []entry {
 }
 
 // encode makes the body of an answer. names may be nil.
-func (c *LogCache) encode(list []entry, names *regexp.Regexp) ([]byte, error) {
-	loose := []byte(`{"envelopes":{"batch":[`)
-	none := len(loose)
+func (c *LogCache) encode(list []entry, names *regexp.Regexp) (body []byte, err error) {
+	body = append(body, `{"envelopes":{"batch":[`...)
+	none := len(body)
 	for _, at := range list {
 		e := &loggregatorv2.Envelope{}
 		if err := proto.Unmarshal(at.raw, e); err != nil {
@@ -159,20 +157,12 @@ func (c *LogCache) encode(list []entry, names *regexp.Regexp) ([]byte, error) {
 		if names != nil && !reduce(e, names) {
 			continue
 		}
-		if len(loose) > none {
-			loose = append(loose, ',')
+		if len(body) > none {
+			body = append(body, ',')
 		}
-		var err error
-		if loose, err = c.cfg.Encode(loose, e); err != nil {
+		if body, err = c.cfg.Encode(body, e); err != nil {
 			return nil, err
 		}
 	}
-	loose = append(loose, "]}}"...)
-	var body bytes.Buffer
-	body.Grow(len(loose) + 1)
-	if err := json.Compact(&body, loose); err != nil {
-		return nil, fmt.Errorf("encode answer: %w", err)
-	}
-	body.WriteByte('\n')
-	return body.Bytes(), nil
+	return append(body, "]}}\n"...), nil
 }
