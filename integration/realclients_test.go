@@ -89,8 +89,14 @@ func (c *realClient) Write(p []byte) (int, error) {
 // run starts a realclient, with the flags to reach a Traffic Controller.
 func (p *realPlatform) run(t *testing.T, args ...string) *realClient {
 	t.Helper()
+	return p.runWith(t, process.Command{Args: args})
+}
+
+func (p *realPlatform) runWith(t *testing.T, command process.Command) *realClient {
+	t.Helper()
 	c := &realClient{}
-	c.Process = launch(t, process.RealClient, process.Command{Args: append(args, "-ca", p.certs+"/ca.crt"), Stdout: c})
+	command.Args, command.Stdout = append(command.Args, "-ca", p.certs+"/ca.crt"), c
+	c.Process = launch(t, process.RealClient, command)
 	return c
 }
 
@@ -103,6 +109,13 @@ func (p *realPlatform) inside(t *testing.T, command string, doppler int, args ..
 	}, args...)...)
 }
 
+// as shows the token of a user.
+func as(user string) func(context.Context) (http.Header, error) {
+	return func(context.Context) (http.Header, error) {
+		return http.Header{"Authorization": {"bearer " + user}}, nil
+	}
+}
+
 // line is one that realclient says.
 type line struct {
 	Connected bool
@@ -113,8 +126,9 @@ type line struct {
 	Meta      map[string]json.RawMessage
 	Sent      int
 	// of a check
-	Want, Received, Wrong, Others, Order int
-	First                                string
+	Want, Received, Whole, Gaps, Wrong, Others, Order int
+	WantWhole                                         int `json:"want_whole"`
+	First                                             string
 }
 
 func (c *realClient) lines(t *testing.T) (all []line) {
@@ -303,7 +317,7 @@ func TestIngressClient(t *testing.T) {
 	}
 	stream, err := nozzle.Open(ctx, nozzle.Config{
 		Addr: p.URL(0), Subscription: "kinds", TLS: outside, AutoAck: true,
-		Header: func(context.Context) (http.Header, error) { return http.Header{"Authorization": {"bearer nia"}}, nil },
+		Header: as("nia"),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func readNoaa(ctx context.Context, args []string) error {
 		c.RefreshTokenFrom(refresher(r.refresh))
 	}
 	if !r.lines {
-		r.check.expect = r.expected
+		r.check.expect, r.check.gap = r.expected, dropped
 		r.check.prepare()
 	}
 	connects := make(chan struct{}, 100)
@@ -112,6 +112,20 @@ func (r *reader) expected(via string, n int) (all []numbered) {
 		}
 	}
 	return all
+}
+
+// dropped is how many envelopes a client of the old framing is told it misses:
+// a counter on the Firehose, a line of a tail.
+func dropped(e numbered) (n int) {
+	v1, ok := e.(*events.Envelope)
+	switch {
+	case !ok:
+	case v1.GetCounterEvent().GetName() == "TruncatingBuffer.DroppedMessages" && v1.GetOrigin() == "doppler":
+		n = int(v1.GetCounterEvent().GetDelta())
+	case v1.GetLogMessage().GetSourceType() == "LGR":
+		_, _ = fmt.Sscan(string(v1.GetLogMessage().GetMessage()), &n) // else it is no number
+	}
+	return n
 }
 
 // say says what comes until ctx ends.
