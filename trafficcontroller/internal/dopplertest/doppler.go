@@ -35,6 +35,7 @@ type Doppler struct {
 	Log        []Envelope
 	Oldest     uint64
 	MaxWatches int // 0: no limit
+	PageLimit  int // envelopes of an answer in the order of time; 0: no limit
 }
 
 // Head is the next offset.

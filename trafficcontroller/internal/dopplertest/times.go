@@ -19,7 +19,9 @@ import (
 )
 
 // byTime answers a read in the order of timestamps: those in [start, end), the
-// first limit of them and whatever shares the timestamp of the last.
+// first limit of them and whatever shares the timestamp of the last. No more than
+// PageLimit have room; an answer that has no room for all has a gap of reason
+// HISTORY_LIMIT, and is complete up to its last envelope.
 func (d *Doppler) byTime(source string, q url.Values) ([]byte, error) {
 	mask, err := maskOf(q)
 	if err != nil {
@@ -45,13 +47,24 @@ func (d *Doppler) byTime(source string, q url.Values) ([]byte, error) {
 	for n > 0 && n < len(found) && found[n].Time == found[n-1].Time {
 		n++
 	}
-	return d.answer(found[:n])
+	fit := n
+	if d.PageLimit > 0 {
+		fit = min(n, d.PageLimit)
+	}
+	return d.answer(found[:fit], fit < n)
 }
 
-func (d *Doppler) answer(found []Envelope) ([]byte, error) {
-	msg, err := stream.AppendBatchMeta(nil, &streampb.Batch{Position: &streampb.Position{
+// answer answers; cut says that there was no room for more.
+func (d *Doppler) answer(found []Envelope, cut bool) ([]byte, error) {
+	b := &streampb.Batch{Position: &streampb.Position{
 		Doppler: d.Name, Epoch: d.Epoch, First: d.Head(), Next: d.Head(), Count: uint32(len(found)),
-	}})
+	}}
+	if cut {
+		b.Gaps = []*streampb.Gap{{
+			Doppler: d.Name, Epoch: d.Epoch, To: d.Head(), Count: 1, Precision: streampb.Gap_AT_LEAST, Reason: streampb.Gap_HISTORY_LIMIT,
+		}}
+	}
+	msg, err := stream.AppendBatchMeta(nil, b)
 	for _, e := range found {
 		msg = envelope.AppendRecord(msg, e.Raw)
 	}

@@ -228,8 +228,11 @@ func TestQueriesReadAllPages(t *testing.T) {
 		// Two of a time, on one Doppler or on two.
 		s.take(t, i*i%7%3, counterAt("app", at(float64(i/2)/1000), "c", uint64(i)))
 	}
-	if got, want := result(t, s.ask(`count_over_time(c{source_id="app"}[1m])`, 30)), fmt.Sprintf("source_id=app %d@30", n); got != want {
-		t.Errorf("%s, want %s", got, want)
+	for _, room := range []int{0, 1000} {
+		s.dopplers[1].PageLimit = room
+		if got, want := result(t, s.ask(`count_over_time(c{source_id="app"}[1m])`, 30)), fmt.Sprintf("source_id=app %d@30", n); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 	if len(s.asked) < 2 {
 		t.Errorf("%d pages", len(s.asked))

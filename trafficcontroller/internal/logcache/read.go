@@ -13,6 +13,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
 // read serves the envelopes of a source by time.
@@ -86,9 +87,8 @@ func (c *LogCache) merge(bodies [][]byte, q *query) []entry {
 }
 
 // together puts the envelopes of answers in the order of their times, those of
-// the same time in the order of the Dopplers. An answer of limit envelopes may
-// have left some out; how far every answer is complete is where the list ends,
-// and more is true then.
+// the same time in the order of the Dopplers. An answer may have left some out.
+// The list ends where the first of these does, and more is true then.
 func (c *LogCache) together(bodies [][]byte, limit int, descending bool) (list []entry, more bool) {
 	if descending {
 		bodies = slices.Clone(bodies)
@@ -102,8 +102,8 @@ func (c *LogCache) together(bodies [][]byte, limit int, descending bool) (list [
 	}
 	var end entry // the first of the last ones
 	for _, body := range bodies {
-		part := c.entries(body)
-		if n := len(part); n >= limit && (!more || before(part[n-1], end) < 0) {
+		part, whole := c.entries(body, limit)
+		if n := len(part); !whole && n > 0 && (!more || before(part[n-1], end) < 0) {
 			end, more = part[n-1], true
 		}
 		list = append(list, part...)
@@ -115,17 +115,34 @@ func (c *LogCache) together(bodies [][]byte, limit int, descending bool) (list [
 	return list, more
 }
 
-// entries are the envelopes of an answer.
-func (c *LogCache) entries(body []byte) (list []entry) {
-	_, records, err := stream.SplitBatch(body)
+// entries are the envelopes of an answer, up to where it is complete, and
+// whether these are all there are. One of limit envelopes has all of the same
+// time as its last one. One that had no room for more may lack some of these: it
+// is taken without them, unless there are no others.
+func (c *LogCache) entries(body []byte, limit int) (list []entry, whole bool) {
+	meta, records, err := stream.SplitBatch(body)
+	var batch streampb.Batch
+	if err == nil {
+		err = stream.UnmarshalMeta(meta, &batch)
+	}
 	if err != nil {
 		c.log.Error("history makes no sense", "error", err)
-		return nil
+		return nil, true
 	}
 	for raw := range envelope.Walk(records) {
 		list = append(list, entry{envelope.Timestamp(raw), raw})
 	}
-	return list
+	if !slices.ContainsFunc(batch.GetGaps(), func(g *streampb.Gap) bool { return g.GetReason() == streampb.Gap_HISTORY_LIMIT }) {
+		return list, len(list) < limit
+	}
+	n := len(list)
+	for n > 0 && list[n-1].time == list[len(list)-1].time {
+		n--
+	}
+	if n > 0 {
+		list = list[:n]
+	}
+	return list, false
 }
 
 // maxAnswerBytes bounds the envelopes of an answer, encoded. As JSON they take

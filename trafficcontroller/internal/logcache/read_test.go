@@ -88,6 +88,32 @@ func TestReadMerges(t *testing.T) {
 	}
 }
 
+// Answers that had no room for all are complete up to their last timestamp but
+// one; nothing behind that is shown, whichever Doppler has it.
+func TestReadOfFullPages(t *testing.T) {
+	s := twoDopplers(t)
+	for _, tc := range []struct {
+		first, second int // what has room on each Doppler
+		query, want   string
+	}{
+		{2, 0, "", "a"},
+		{3, 0, "", "a b c d"},
+		{4, 0, "", "a b c d e f"}, // of g and h there may be more
+		{0, 1, "", "a b"},
+		{0, 2, "", "a b"},
+		{1, 1, "", "a"},
+		{1, 0, "?descending=true", "h"}, // nothing else has room: better than nothing
+		{3, 0, "?descending=true", "h g"},
+		{0, 1, "?descending=true", "h g f e"},
+		{1, 0, "?start_time=60", "g"},
+	} {
+		s.dopplers[0].PageLimit, s.dopplers[1].PageLimit = tc.first, tc.second
+		if got := strings.Join(texts(t, s.get("/api/v1/read/app"+tc.query)), " "); got != tc.want {
+			t.Errorf("%+v: %q", tc, got)
+		}
+	}
+}
+
 func TestReadFaults(t *testing.T) {
 	s := twoDopplers(t)
 	long := strings.Repeat("x", maxQueryBytes)

@@ -30,7 +30,7 @@ type arrival struct {
 // arrivals makes envelopes of 10 s that take less than settle. Some have the
 // same timestamps, many come in the wrong order.
 func arrivals(rng *rand.Rand, dopplers int, settle time.Duration) []arrival {
-	list := make([]arrival, 50+rng.IntN(200))
+	list := make([]arrival, 50+rng.IntN(150))
 	begin := time.Now()
 	for i := range list {
 		emitted := time.Duration(rng.Int64N(int64(10 * time.Second)))
@@ -47,6 +47,9 @@ func arrivals(rng *rand.Rand, dopplers int, settle time.Duration) []arrival {
 func pollThrough(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	s := newStage(t, 1+rng.IntN(4))
+	for _, d := range s.dopplers {
+		d.PageLimit = rng.IntN(4) * 20 // more than there are of one time
+	}
 	s.cfg.Settle = time.Duration(1 + rng.Int64N(int64(2*time.Second)))
 	begin := time.Now()
 	coming := arrivals(rng, len(s.dopplers), s.cfg.Settle)
