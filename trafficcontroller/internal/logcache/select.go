@@ -21,7 +21,7 @@ import (
 const (
 	maxSamples    = 500_000
 	maxLabelBytes = 64 << 20 // of all series
-	selectPage    = 4000     // envelopes of a Doppler at a time
+	selectPage    = 1000     // envelopes of a Doppler at a time, the most it gives
 )
 
 // shelf is where one query reads: a storage.Queryable over the history of the
