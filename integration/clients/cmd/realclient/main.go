@@ -4,7 +4,7 @@
 // they need a module and a process of their own; the tests in integration drive
 // it.
 //
-// Senders send numbered envelopes of all kinds (see mix). Readers know what has
+// Senders send numbered envelopes of all kinds (see package mix). Readers know what has
 // to become of each of them, by go-loggregator's own conversion, and compare
 // every field.
 package main

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cloudfoundry/noaa/v2/consumer"
 	"github.com/cloudfoundry/sonde-go/events"
+
+	"github.com/a1ea6966/loggregator/integration/clients/mix"
 )
 
 // reader is what the noaa subcommands have in common.
@@ -104,9 +106,9 @@ func wrapped(logs <-chan *events.LogMessage) <-chan *events.Envelope {
 
 // expected is what the mode gets of an envelope.
 func (r *reader) expected(via string, n int) (all []numbered) {
-	for _, e := range asV1(r.check.run, via, n) {
+	for _, e := range mix.V1(r.check.run, via, n) {
 		switch {
-		case r.mode == "logs" && !isLog(e), r.mode == "metrics" && isLog(e), r.mode == "stream" && !isOfApp(e, r.id):
+		case r.mode == "logs" && !mix.IsLog(e), r.mode == "metrics" && mix.IsLog(e), r.mode == "stream" && !mix.IsOfApp(e, r.id):
 		default:
 			all = append(all, e)
 		}

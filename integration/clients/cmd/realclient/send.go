@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/a1ea6966/loggregator/integration/clients/mix"
 )
 
 // emit emits one envelope of each kind with IngressClient.
@@ -20,7 +22,7 @@ func emit(ctx context.Context, args []string) error {
 	var tls secure
 	f := newFlags("emit")
 	addr := f.String("addr", "", "address of a Doppler or agent")
-	source := f.String("source", apps[0], "source id")
+	source := f.String("source", mix.Apps[0], "source id")
 	tls.flags(f)
 	if err := f.Parse(args); err != nil {
 		return err
@@ -59,7 +61,7 @@ type sender struct {
 // paths are the gRPC methods by the name of the way.
 var paths = map[string]string{
 	"sender": "/loggregator.v2.Ingress/Sender", "batch": "/loggregator.v2.Ingress/BatchSender",
-	pushed: "/plumbing.DopplerIngestor/Pusher", "unary": "",
+	mix.Pushed: "/plumbing.DopplerIngestor/Pusher", "unary": "",
 }
 
 // send sends envelopes of a run, and says how many the server has to count.
@@ -99,7 +101,7 @@ func send(ctx context.Context, args []string) error {
 		if err := s.send(ctx, *run, n, n == *count-1); err != nil {
 			return err
 		}
-		sent += len(asV2(*run, *via, n))
+		sent += len(mix.V2(*run, *via, n))
 		if *rate > 0 && n%100 == 99 {
 			pause(ctx, time.Until(begin.Add(time.Duration(n)*time.Second/time.Duration(*rate))))
 		}
@@ -123,8 +125,8 @@ func pause(ctx context.Context, d time.Duration) {
 const batchSize = 100
 
 func (s *sender) send(ctx context.Context, run string, n int, last bool) error {
-	if s.how == pushed {
-		for _, e := range toV1(mix(run, s.how, n)) {
+	if s.how == mix.Pushed {
+		for _, e := range mix.ToV1(mix.Envelope(run, s.how, n)) {
 			payload, err := proto.Marshal(e)
 			if err != nil {
 				return fmt.Errorf("encode number %d: %w", n, err)
@@ -135,7 +137,7 @@ func (s *sender) send(ctx context.Context, run string, n int, last bool) error {
 		}
 		return nil
 	}
-	if s.batch = append(s.batch, mix(run, s.how, n)); s.how != "sender" && len(s.batch) < batchSize && !last {
+	if s.batch = append(s.batch, mix.Envelope(run, s.how, n)); s.how != "sender" && len(s.batch) < batchSize && !last {
 		return nil
 	}
 	var err error

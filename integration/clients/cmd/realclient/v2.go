@@ -11,6 +11,8 @@ import (
 	"code.cloudfoundry.org/go-log-cache/v3/rpc/logcache_v1"
 	loggregator "code.cloudfoundry.org/go-loggregator/v10"
 	v2 "code.cloudfoundry.org/go-loggregator/v10/rpc/loggregator_v2"
+
+	"github.com/a1ea6966/loggregator/integration/clients/mix"
 )
 
 // selection are the flags of what to read.
@@ -44,12 +46,12 @@ func (s *selection) parse(name string, args []string) error {
 
 // expected is what the selection gets of an envelope.
 func (s *selection) expected(via string, n int) (all []numbered) {
-	for _, e := range asV2(s.check.run, via, n) {
+	for _, e := range mix.V2(s.check.run, via, n) {
 		if !s.selects(e) {
 			continue
 		}
 		if s.preferred {
-			e = preferred(e)
+			e = mix.Preferred(e)
 		}
 		all = append(all, e)
 	}

@@ -1,4 +1,6 @@
-package main
+// Package mix has numbered envelopes of all kinds, and what has to become of
+// each of them by go-loggregator's own conversion.
+package mix
 
 import (
 	"fmt"
@@ -9,19 +11,19 @@ import (
 	v2 "code.cloudfoundry.org/go-loggregator/v10/rpc/loggregator_v2"
 )
 
-// apps are the sources that envelopes are spread over; the last is a component.
-var apps = []string{
+// Apps are the sources that envelopes are spread over; the last is a component.
+var Apps = []string{
 	"f47ac10b-58cc-4372-a567-0e02b2c3d479", "b3015d69-09cd-476d-aace-ad2d824d5ab7",
 	"0b9f5ea6-7c4e-4a7e-9a3f-6f0f6e0a1c55", "gorouter",
 }
 
-// mix is envelope number n of a run, sent some way: every kind and every field
+// Envelope is envelope number n of a run, sent some way: every kind and every field
 // that the conversion rules speak of comes within a few dozen numbers. It is
 // the same for the same arguments. All of its strings are UTF-8.
-func mix(run, via string, n int) *v2.Envelope {
+func Envelope(run, via string, n int) *v2.Envelope {
 	r := rand.New(rand.NewPCG(uint64(n), 42))
 	e := &v2.Envelope{
-		Timestamp: 1_700_000_000_000_000_000 + int64(n), SourceId: apps[n%len(apps)],
+		Timestamp: 1_700_000_000_000_000_000 + int64(n), SourceId: Apps[n%len(Apps)],
 		InstanceId: []string{"0", "7", "", "not-a-number", "-3", "4294967296"}[r.IntN(6)],
 		Tags:       map[string]string{"run": run, "via": via, "n": strconv.Itoa(n), "é": "ü\u2028", "empty": ""},
 	}
@@ -37,7 +39,7 @@ func mix(run, via string, n int) *v2.Envelope {
 		}
 	}
 	kinds := []func(*v2.Envelope, *rand.Rand){log, log, log, failure, counter, gauge, container, timer, timer, event}
-	kinds[n/len(apps)%len(kinds)](e, r)
+	kinds[n/len(Apps)%len(kinds)](e, r)
 	return e
 }
 

@@ -1,4 +1,4 @@
-package main
+package mix
 
 import (
 	"fmt"
@@ -10,33 +10,33 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// pushed is the way by which envelopes go in in their v1 form.
-const pushed = "push"
+// Pushed is the way by which envelopes go in in their v1 form.
+const Pushed = "push"
 
-// asV2 is what a Doppler holds of envelope number n: itself, or what comes back
+// V2 is what a Doppler holds of envelope number n: itself, or what comes back
 // from the v1 envelopes it was pushed as.
-func asV2(run, via string, n int) []*v2.Envelope {
-	if via != pushed {
-		return []*v2.Envelope{mix(run, via, n)}
+func V2(run, via string, n int) []*v2.Envelope {
+	if via != Pushed {
+		return []*v2.Envelope{Envelope(run, via, n)}
 	}
 	var all []*v2.Envelope
-	for _, e := range toV1(mix(run, via, n)) {
+	for _, e := range ToV1(Envelope(run, via, n)) {
 		all = append(all, conversion.ToV2(e, true))
 	}
 	return all
 }
 
-// asV1 is what readers of the old framing get of it.
-func asV1(run, via string, n int) (all []*events.Envelope) {
-	for _, e := range asV2(run, via, n) {
-		all = append(all, toV1(e)...)
+// V1 is what readers of the old framing get of it.
+func V1(run, via string, n int) (all []*events.Envelope) {
+	for _, e := range V2(run, via, n) {
+		all = append(all, ToV1(e)...)
 	}
 	return all
 }
 
-// toV1 is go-loggregator's conversion, with what it leaves out although v1
+// ToV1 is go-loggregator's conversion, with what it leaves out although v1
 // needs it: a Doppler of old lost such envelopes, ours delivers them.
-func toV1(e *v2.Envelope) []*events.Envelope {
+func ToV1(e *v2.Envelope) []*events.Envelope {
 	all := conversion.ToV1(e)
 	for _, v1 := range all {
 		if l := v1.LogMessage; l != nil && l.Message == nil {
@@ -49,9 +49,9 @@ func toV1(e *v2.Envelope) []*events.Envelope {
 	return all
 }
 
-// preferred is an envelope as one asks for with use_preferred_tags: the old
+// Preferred is an envelope as one asks for with use_preferred_tags: the old
 // tags over the new ones (protocol/01, tags).
-func preferred(e *v2.Envelope) *v2.Envelope {
+func Preferred(e *v2.Envelope) *v2.Envelope {
 	tags := maps.Clone(e.GetTags())
 	if tags == nil {
 		tags = map[string]string{}
@@ -70,10 +70,11 @@ func preferred(e *v2.Envelope) *v2.Envelope {
 	return e
 }
 
-// isLog and isOfApp say what a v1 subscription gets (protocol/01, v1 routing).
-func isLog(e *events.Envelope) bool { return e.GetEventType() == events.Envelope_LogMessage }
+// IsLog tells whether a v1 subscription to logs gets an envelope.
+func IsLog(e *events.Envelope) bool { return e.GetEventType() == events.Envelope_LogMessage }
 
-func isOfApp(e *events.Envelope, app string) bool {
+// IsOfApp tells whether the stream of an app gets it (protocol/01, v1 routing).
+func IsOfApp(e *events.Envelope, app string) bool {
 	switch e.GetEventType() {
 	case events.Envelope_LogMessage:
 		return e.GetLogMessage().GetAppId() == app
