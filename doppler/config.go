@@ -23,6 +23,7 @@ type Config struct {
 	RingBytes     int64
 	RecentLogs    int // per source
 	RecentMetrics int // per source and class
+	RecentAge     time.Duration
 	RecentBytes   int64
 
 	IngressBytes     int64
@@ -77,6 +78,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.RingBytes, "ring-bytes", "`size` of the ring, index included; default a quarter of the memory limit")
 	f.Bytes(&c.RecentBytes, "recent-bytes", "`size` of the recent store of all sources together")
 	f.Int(&c.RecentLogs, "recent-logs", "newest logs kept per source beyond the ring")
+	f.Duration(&c.RecentAge, "recent-age", "what has an older timestamp is not served of the past, only to readers that come back; 0s for any age")
 	f.Int(&c.RecentMetrics, "recent-metrics", "newest envelopes kept per source of each other class")
 	f.Bytes(&c.IngressBytes, "ingress-bytes", "`size` of what is received and not yet appended")
 	f.Bytes(&c.IngressWindow, "ingress-window-bytes", "`size` of what one producer's stream may be ahead of the Doppler; with --ingress-bytes it bounds the number of streams")
@@ -145,6 +147,7 @@ func (c *Config) Validate() error {
 	f.BytesBetween("ring-bytes", c.RingBytes, ring.MinBytes, 1<<42)
 	f.BytesBetween("recent-bytes", c.RecentBytes, 1<<20, 1<<42)
 	daemon.Between(f, "recent-logs", c.RecentLogs, 0, 1_000_000)
+	daemon.Between(f, "recent-age", c.RecentAge, 0, 10*365*24*time.Hour)
 	daemon.Between(f, "recent-metrics", c.RecentMetrics, 0, 1_000_000)
 	f.BytesBetween("ingress-window-bytes", c.IngressWindow, ingress.MinWindow, 16<<20)
 	f.BytesBetween("ingress-bytes", c.IngressBytes, ingress.BytesNeeded(int(c.IngressWindow)), 1<<40)

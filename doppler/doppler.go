@@ -92,6 +92,7 @@ func (d *Doppler) build() error {
 		Doppler: cfg.Name, Epoch: d.epoch, Linger: cfg.Linger, WindowBytes: int(cfg.WindowBytes),
 		AckTimeout: cfg.AckTimeout, StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat,
 		MaxWatches: cfg.MaxWatches, MaxSubscriptions: cfg.MaxSubscriptions, SocketBuffer: int(cfg.SocketBufferBytes),
+		RecentAge: cfg.RecentAge, RecentLogs: cfg.RecentLogs, HeldBytes: cfg.RingBytes + cfg.RecentBytes,
 	}, d.log, d.counters)
 	var grpcTLS *tls.Config
 	if d.streamTLS != nil {
@@ -230,7 +231,7 @@ func (d *Doppler) runEgress(ctx context.Context) error {
 func (d *Doppler) streamHandler() http.Handler {
 	mux := http.NewServeMux()
 	readers := d.egress.Handler()
-	paths := []string{stream.PathFirehose, stream.PathTails, stream.PathHistory, stream.PathSources, stream.PathSubscriptions}
+	paths := []string{stream.PathFirehose, stream.PathTails, stream.PathHistory, strings.TrimSuffix(stream.PathHistory, "/"), stream.PathSources, stream.PathSubscriptions}
 	for _, path := range paths {
 		mux.Handle(path, readers)
 	}

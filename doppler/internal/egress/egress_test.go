@@ -27,6 +27,9 @@ type noRecent struct{}
 func (noRecent) Read(string, envelope.ClassMask, uint64, uint64, int, [envelope.NumClasses]uint64, func(uint64, envelope.Class, []byte)) {
 }
 
+func (noRecent) EachSource(func(string) [envelope.NumClasses]uint64, func(string, int, int64, int64)) {
+}
+
 // doppler is a server over a ring, without ingress.
 type doppler struct {
 	t      *testing.T
@@ -73,21 +76,28 @@ func start(t *testing.T, ringBytes int64, change func(*Config)) *doppler {
 func (d *doppler) emit(source string, n int) {
 	d.t.Helper()
 	for range n {
-		e := &loggregatorv2.Envelope{
-			SourceId: source, Timestamp: int64(d.seq),
-			Message: &loggregatorv2.Envelope_Log{Log: &loggregatorv2.Log{Payload: fmt.Appendf(nil, "line %d", d.seq)}},
-		}
+		msg, recs := line(d.t, source, d.seq)
 		d.seq++
-		msg, err := proto.Marshal(&loggregatorv2.EnvelopeBatch{Batch: []*loggregatorv2.Envelope{e}})
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		recs, dropped := envelope.ScanBatch(msg, envelope.Limits{}, nil)
-		if len(recs) != 1 || dropped != (envelope.Dropped{}) {
-			d.t.Fatalf("scan: %d records, dropped %+v", len(recs), dropped)
-		}
 		d.log.Append(msg, recs)
 	}
+}
+
+// line is a log with a number, which is its time too.
+func line(t testing.TB, source string, n int) (msg []byte, recs []envelope.Record) {
+	t.Helper()
+	e := &loggregatorv2.Envelope{
+		SourceId: source, Timestamp: int64(n),
+		Message: &loggregatorv2.Envelope_Log{Log: &loggregatorv2.Log{Payload: fmt.Appendf(nil, "line %d", n)}},
+	}
+	msg, err := proto.Marshal(&loggregatorv2.EnvelopeBatch{Batch: []*loggregatorv2.Envelope{e}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recs, dropped := envelope.ScanBatch(msg, envelope.Limits{}, nil)
+	if len(recs) != 1 || dropped != (envelope.Dropped{}) {
+		t.Fatalf("scan: %d records, dropped %+v", len(recs), dropped)
+	}
+	return msg, recs
 }
 
 // client is one WebSocket to the Doppler.

@@ -2,9 +2,12 @@ package egress
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
@@ -31,12 +34,15 @@ type historyAnswer struct {
 	matched uint64 // matching envelopes before the first entry
 	next    uint64
 	gap     *streampb.Gap
+	// unordered: the entries are in the order of time, and have no place.
+	unordered bool
 }
 
 // serveHistory answers a bounded read of one source from ring and recent
 // store.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request) {
-	q, err := parseHistory(r.URL.Query(), s.log.Head())
+	v := r.URL.Query()
+	read, err := s.historyRead(v)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -49,16 +55,31 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request) {
 	}
 	src := s.log.Ref(r.PathValue("source_id"))
 	defer s.log.Unref(src)
-	if q.forward && q.epoch != 0 && q.epoch != s.cfg.Epoch {
+	s.answerHistory(w, read(src))
+}
+
+// historyRead is what a query asks for.
+func (s *Server) historyRead(v url.Values) (func(*ring.Source) historyAnswer, error) {
+	switch order := v.Get("order"); order {
+	case "", "offset":
+	case "time":
+		q, err := parseTimes(v)
+		return func(src *ring.Source) historyAnswer { return s.readTimes(src, q) }, err
+	default:
+		return nil, fmt.Errorf("order %.40q is not known; use offset or time", order)
+	}
+	q, err := parseHistory(v, s.log.Head())
+	if err != nil {
+		return nil, err
+	}
+	if !q.forward {
+		q.since = max(q.since, s.oldestServed(time.Now()))
+		return func(src *ring.Source) historyAnswer { return s.readNewest(src, q) }, nil
+	}
+	if q.epoch != 0 && q.epoch != s.cfg.Epoch {
 		q.from, q.matched = 0, 0
 	}
-	var a historyAnswer
-	if q.forward {
-		a = s.readForward(src, q)
-	} else {
-		a = s.readNewest(src, q)
-	}
-	s.answerHistory(w, a)
+	return func(src *ring.Source) historyAnswer { return s.readForward(src, q) }, nil
 }
 
 func (s *Server) answerHistory(w http.ResponseWriter, a historyAnswer) {
@@ -66,7 +87,7 @@ func (s *Server) answerHistory(w http.ResponseWriter, a historyAnswer) {
 		Doppler: s.cfg.Doppler, Epoch: s.cfg.Epoch, First: a.next, Next: a.next,
 		Count: uint32(len(a.entries)), Matched: a.matched,
 	}
-	if len(a.entries) > 0 {
+	if len(a.entries) > 0 && !a.unordered {
 		p.First = a.entries[0].offset
 		for i, e := range a.entries[1:] {
 			p.Deltas = append(p.Deltas, uint32(e.offset-a.entries[i].offset))

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,12 @@ type Config struct {
 	MaxWatches       int // per tail link
 	MaxSubscriptions int // connections of members and links
 	SocketBuffer     int // bytes, per direction
+	// RecentAge hides what has an older timestamp from reads of the past, but
+	// not from readers that come back; 0 for nothing.
+	RecentAge time.Duration
+	// RecentLogs and HeldBytes are told as what may be held.
+	RecentLogs int
+	HeldBytes  int64
 }
 
 // Recent is the store of what the ring no longer holds.
@@ -46,6 +53,10 @@ type Recent interface {
 	// valid during the visit.
 	Read(source string, mask envelope.ClassMask, from, to uint64, limit int, totals [envelope.NumClasses]uint64,
 		visit func(offset uint64, class envelope.Class, env []byte))
+	// EachSource visits every source of which something is kept, with how many
+	// envelopes and the timestamps of the oldest and the newest of them.
+	EachSource(totals func(source string) [envelope.NumClasses]uint64,
+		visit func(source string, envelopes int, oldest, newest int64))
 }
 
 // Server serves the readers of one ring.
@@ -119,6 +130,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+stream.PathFirehose, s.serveFirehose)
 	mux.HandleFunc("GET "+stream.PathTails, s.serveTails)
 	mux.HandleFunc("GET "+stream.PathHistory+"{source_id...}", s.serveHistory)
+	mux.HandleFunc("GET "+strings.TrimSuffix(stream.PathHistory, "/"), s.serveHeld)
 	mux.HandleFunc("GET "+stream.PathSources, s.ServeSources)
 	mux.HandleFunc("GET "+stream.PathSubscriptions, s.ServeSubscriptions)
 	return mux

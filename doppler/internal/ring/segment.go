@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"math"
 	"math/bits"
 	"sync/atomic"
 	"unsafe"
@@ -40,6 +41,7 @@ type segment struct {
 
 	published atomic.Uint32
 	classes   atomic.Uint32 // holds, or more, of the records published
+	latest    atomic.Int64  // timestamp, once somebody asked; see Chunk.latest
 
 	// guarded by Ring.dirMu
 	pins    int
@@ -62,6 +64,7 @@ func (s *segment) reset(first uint64) {
 	s.first, s.fill, s.written, s.holds, s.retired = first, 0, 0, 0, false
 	s.published.Store(0)
 	s.classes.Store(0)
+	s.latest.Store(math.MinInt64)
 }
 
 // publish makes what is written readable.
