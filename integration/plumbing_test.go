@@ -2,8 +2,11 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cloudfoundry/sonde-go/events"
@@ -11,10 +14,13 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/api/stream"
+	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
+	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
 // grpcTo connects to a Doppler as an agent or a Traffic Controller would.
@@ -194,4 +200,220 @@ func sendMixed(ctx context.Context, t *testing.T, doppler *pipeline.Service, bat
 		t.Fatal(err)
 	}
 	return uint64(batches)*20*2 + 1
+}
+
+// tally is what readers that share have got: each line of a producer once.
+type tally struct {
+	mu     sync.Mutex
+	lines  map[string]int
+	others int // what is no line, gaps above all
+}
+
+func (y *tally) take(text string, line bool) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if !line {
+		y.others++
+		return
+	}
+	if y.lines == nil {
+		y.lines = map[string]int{}
+	}
+	y.lines[text]++
+}
+
+func (y *tally) takeOld(payload []byte) {
+	e := &events.Envelope{}
+	err := proto.Unmarshal(payload, e)
+	y.take(string(e.GetLogMessage().GetMessage()), err == nil && e.GetLogMessage().GetAppId() == fleetApp)
+}
+
+func (y *tally) count() (different, all, others int) {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	for _, n := range y.lines {
+		all += n
+	}
+	return len(y.lines), all, y.others
+}
+
+// Producers of every generation, calls and WebSockets: each subscription, whoever
+// shares it, gets each envelope of every Doppler once.
+func TestOldCallsReadBesideWebSockets(t *testing.T) {
+	ctx := deadline(t)
+	p := start(t, pipeline.Config{Dopplers: 2, Controllers: 1})
+	tallies := map[string]*tally{}
+	reading := func(name string) *tally {
+		if tallies[name] == nil {
+			tallies[name] = &tally{}
+		}
+		return tallies[name]
+	}
+	readBatches(ctx, t, p, "batches", reading("batches").take)
+	readOld(ctx, t, p, "/firehose/old", reading("old").takeOld)
+	readOld(ctx, t, p, "/firehose/shared", reading("shared").takeOld)
+	readOld(ctx, t, p, "/apps/"+fleetApp+"/stream", reading("tail").takeOld)
+	for _, d := range p.Dopplers {
+		readCall(ctx, t, d, &plumbingpb.SubscriptionRequest{ShardId: "shared"}, reading("shared").takeOld)
+		readCall(ctx, t, d, &plumbingpb.SubscriptionRequest{Filter: &plumbingpb.Filter{AppId: fleetApp}}, reading("calls of an app").takeOld)
+		readCall(ctx, t, d, &plumbingpb.SubscriptionRequest{
+			ShardId: "logs", Filter: &plumbingpb.Filter{Message: &plumbingpb.Filter_Log{}},
+		}, reading("calls for logs").takeOld)
+	}
+	for _, d := range p.Dopplers {
+		poll(ctx, t, "subscriptions", func() bool { return metric(ctx, t, d, "doppler_subscriptions") == 7 })
+	}
+	const lines = 5_000
+	var all sync.WaitGroup
+	for i, d := range p.Dopplers {
+		conn := grpcTo(t, d)
+		for kind, produce := range map[string]func(context.Context, *grpc.ClientConn, string, int) error{
+			"pushed": pushLines, "single": sendLines, "batched": sendBatches,
+		} {
+			all.Go(func() {
+				if err := produce(ctx, conn, fmt.Sprint(kind, i, " "), lines); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	total := 3 * lines * len(p.Dopplers)
+	for name, y := range tallies {
+		poll(ctx, t, name, func() bool {
+			different, all, others := y.count()
+			return different == total || all+others > total
+		})
+		if different, all, others := y.count(); different != total || all != total || others != 0 {
+			t.Errorf("%s: %d different lines and %d in all, want %d; %d others", name, different, all, total, others)
+		}
+	}
+	for _, d := range p.Dopplers {
+		for _, framing := range []string{"v1", "v2", "v2_batch"} {
+			if n := metric(ctx, t, d, `doppler_ingress_framing_envelopes_total{framing="`+framing+`"}`); n != lines {
+				t.Errorf("%s says that %v envelopes came as %s, want %d", d.Name, n, framing, lines)
+			}
+		}
+	}
+}
+
+const fleetApp = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
+
+// reader runs until the test ends.
+func reader(t *testing.T, run func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		run()
+	}()
+	t.Cleanup(func() { <-done })
+}
+
+func readBatches(ctx context.Context, t *testing.T, p *pipeline.Pipeline, subscription string, take func(text string, line bool)) {
+	t.Helper()
+	s, err := nozzle.Open(ctx, nozzle.Config{Addr: p.URL(0), Subscription: subscription})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader(t, func() {
+		for {
+			b, err := s.Recv(ctx)
+			if err != nil {
+				return
+			}
+			for range b.Gaps {
+				take("", false)
+			}
+			for env := range envelope.Walk(b.Envelopes) {
+				e := &loggregatorv2.Envelope{}
+				err := proto.Unmarshal(env, e)
+				take(string(e.GetLog().GetPayload()), err == nil && e.GetSourceId() == fleetApp)
+			}
+			b.Ack()
+		}
+	})
+	t.Cleanup(func() { _ = s.Close() })
+}
+
+func readOld(ctx context.Context, t *testing.T, p *pipeline.Pipeline, path string, take func(v1 []byte)) {
+	t.Helper()
+	conn, err := stream.Dial(ctx, p.URL(0)+path, stream.DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader(t, func() {
+		for {
+			b, err := conn.Read(ctx)
+			if err != nil {
+				return
+			}
+			take(b.Bytes())
+			b.Release()
+		}
+	})
+	t.Cleanup(conn.CloseNow)
+}
+
+func readCall(ctx context.Context, t *testing.T, doppler *pipeline.Service, q *plumbingpb.SubscriptionRequest, take func(v1 []byte)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(ctx)
+	calls, err := plumbingpb.NewDopplerClient(grpcTo(t, doppler)).BatchSubscribe(ctx, q)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	reader(t, func() {
+		for {
+			m, err := calls.Recv()
+			if err != nil {
+				return
+			}
+			for _, v1 := range m.GetPayload() {
+				take(v1)
+			}
+		}
+	})
+	t.Cleanup(cancel)
+}
+
+func fleetLine(text string) *loggregatorv2.Envelope {
+	return &loggregatorv2.Envelope{
+		SourceId: fleetApp, Message: &loggregatorv2.Envelope_Log{Log: &loggregatorv2.Log{Payload: []byte(text)}},
+	}
+}
+
+func pushLines(ctx context.Context, conn *grpc.ClientConn, prefix string, n int) error {
+	s, err := plumbingpb.NewDopplerIngestorClient(conn).Pusher(ctx)
+	for i := 0; i < n && err == nil; i++ {
+		v1 := dropsonde.AppendLogMessage(nil, "rep", prefix+strconv.Itoa(i), fleetApp, "APP", "0", false, int64(i))
+		err = s.Send(&plumbingpb.EnvelopeData{Payload: v1})
+	}
+	if err == nil {
+		_, err = s.CloseAndRecv()
+	}
+	return err
+}
+
+func sendLines(ctx context.Context, conn *grpc.ClientConn, prefix string, n int) error {
+	s, err := loggregatorv2.NewIngressClient(conn).Sender(ctx)
+	for i := 0; i < n && err == nil; i++ {
+		err = s.Send(fleetLine(prefix + strconv.Itoa(i)))
+	}
+	if err == nil {
+		_, err = s.CloseAndRecv()
+	}
+	return err
+}
+
+func sendBatches(ctx context.Context, conn *grpc.ClientConn, prefix string, n int) error {
+	s, err := loggregatorv2.NewIngressClient(conn).BatchSender(ctx)
+	for i := 0; i < n && err == nil; i += 2 {
+		err = s.Send(&loggregatorv2.EnvelopeBatch{Batch: []*loggregatorv2.Envelope{
+			fleetLine(prefix + strconv.Itoa(i)), fleetLine(prefix + strconv.Itoa(i+1)),
+		}})
+	}
+	if err == nil {
+		_, err = s.CloseAndRecv()
+	}
+	return err
 }

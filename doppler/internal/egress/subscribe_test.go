@@ -149,7 +149,7 @@ func TestOldFilters(t *testing.T) {
 		"app that is no UUID has no requests": {&plumbingpb.Filter{AppId: "service"}, "map[ContainerMetric:1 LogMessage:2]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := start(t, 4<<20, nil)
+			d := start(t, 4<<20, notYoung)
 			defer d.stop()
 			c := d.subscribe(d.old(), "shard", test.filter)
 			d.add(everyKind(appOne)...)
@@ -163,6 +163,9 @@ func TestOldFilters(t *testing.T) {
 		})
 	}
 }
+
+// notYoung is for drains that need not wait for readers which have yet to come.
+func notYoung(c *Config) { c.Linger = time.Millisecond }
 
 // finish drains the Doppler: whoever has everything is told so by the end.
 func (d *doppler) finish(c *subscriber) {
@@ -214,12 +217,12 @@ func eventually(t *testing.T, is func() bool) {
 // Members share what there is, a stalled one leaves it to the others, and
 // nothing comes twice.
 func TestOldCallsShareAGroup(t *testing.T) {
-	d := start(t, 64<<20, nil)
+	d := start(t, 64<<20, notYoung)
 	defer d.stop()
 	client := d.old()
 	stalled := d.subscribe(client, "shard", nil)
 	quick := []*subscriber{d.subscribe(client, "shard", nil), d.subscribe(client, "shard", nil)}
-	const total = 20_000
+	const total = 10_000
 	d.emit(strings.Repeat("s", 200), total)
 	all := make(chan int, 2)
 	for _, c := range quick {
@@ -252,7 +255,7 @@ func TestOldCallsShareAGroup(t *testing.T) {
 // Members that keep up get equal shares; how equal, group_test.go tells, which
 // needs no luck with the scheduler.
 func TestOldCallsGetTheirShares(t *testing.T) {
-	d := start(t, 64<<20, nil)
+	d := start(t, 64<<20, notYoung)
 	defer d.stop()
 	client := d.old()
 	const members, total = 4, 20_000
