@@ -88,3 +88,23 @@ func BenchmarkReadTimes(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkHeld is what is held of each of 10,000 sources.
+func BenchmarkHeld(b *testing.B) {
+	const sources = 10_000
+	log, err := ring.New(ring.Config{Bytes: 256 << 20})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	for i := range 50 * sources {
+		msg, recs := line(b, fmt.Sprintf("app-%d", i%sources), i)
+		log.Append(msg, recs)
+	}
+	s := New(log, noRecent{}, Config{}, slog.New(slog.DiscardHandler), nil)
+	for b.Loop() {
+		if n := len(s.held()); n != sources {
+			b.Fatalf("%d sources", n)
+		}
+	}
+}
