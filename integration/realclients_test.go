@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 
@@ -371,4 +375,102 @@ func emitted() map[string]*loggregatorv2.Envelope {
 		e.Tags["by"] = "realclient"
 	}
 	return all
+}
+
+// realSources are the sources of realclient's envelopes.
+const realSources = realApp + ",b3015d69-09cd-476d-aace-ad2d824d5ab7,0b9f5ea6-7c4e-4a7e-9a3f-6f0f6e0a1c55,gorouter"
+
+// TestLogCacheClientGetsEveryField has go-log-cache walk through all sources,
+// and ask what is held of them.
+func TestLogCacheClientGetsEveryField(t *testing.T) {
+	ctx := deadline(t)
+	p := startReal(t, pipeline.Config{Dopplers: 2, Controllers: 1})
+	count := strconv.Itoa(numberedEnvelopes())
+	for i, way := range []string{"batch", "push"} { // a Doppler each
+		p.inside(t, "send", i, "-run", "r", "-via", way, "-count", count).result(ctx, t)
+	}
+	reader := func(token, sources string, more ...string) *realClient {
+		args := []string{"logcache", "-addr", "https://" + p.Controllers[0].Addrs[pipeline.Public], "-token", "bearer " + token, "-preferred=false", "-source", sources}
+		return p.run(t, append(args, append(more, "-run", "r", "-via", "batch,push", "-count", count)...)...)
+	}
+	all, own, logs := reader("nia", realSources), reader("alice", realApp), reader("nia", realSources, "-type", "log,event")
+	all.checked(ctx, t, "everything")
+	own.checked(ctx, t, "an app, by who may read it")
+	logs.checked(ctx, t, "logs and events")
+	if meta := metaOf(t, all); len(meta) != 4 {
+		t.Errorf("nia sees %v", meta)
+	}
+	if meta := metaOf(t, own); len(meta) != 1 || meta[realApp] == nil {
+		t.Errorf("alice sees %v", meta)
+	}
+	foreign := reader("alice", "gorouter")
+	if code, err := foreign.Wait(ctx); err != nil || code != 1 || !strings.Contains(foreign.Log(), "unexpected status code 404") {
+		t.Errorf("alice reads gorouter: code %d, %v: %s", code, err, foreign.Log())
+	}
+}
+
+// metaOf is what a client of Log Cache says of Meta.
+func metaOf(t *testing.T, c *realClient) map[string]json.RawMessage {
+	t.Helper()
+	for _, l := range c.lines(t) {
+		if l.Meta != nil {
+			return l.Meta
+		}
+	}
+	t.Fatal("it says nothing of meta")
+	return nil
+}
+
+// TestNoaaReadsContainerMetrics reads them as cf app once did.
+func TestNoaaReadsContainerMetrics(t *testing.T) {
+	ctx := deadline(t)
+	p := startReal(t, pipeline.Config{Dopplers: 1, Controllers: 1})
+	now := time.Now().UnixNano()
+	conn := p.dialDoppler(t)
+	sender, err := loggregatorv2.NewIngressClient(conn).BatchSender(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, value := range []float64{1, 2, 7} { // the last is newer, of instance 1
+		metrics := map[string]*loggregatorv2.GaugeValue{}
+		for j, name := range []string{"cpu", "memory", "disk", "memory_quota", "disk_quota"} {
+			metrics[name] = &loggregatorv2.GaugeValue{Unit: "u", Value: value + float64(j)}
+		}
+		err := sender.Send(&loggregatorv2.EnvelopeBatch{Batch: []*loggregatorv2.Envelope{{
+			Timestamp: now + int64(i), SourceId: realApp, InstanceId: strconv.Itoa(min(i, 1)),
+			Message: &loggregatorv2.Envelope_Gauge{Gauge: &loggregatorv2.Gauge{Metrics: metrics}},
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll(ctx, t, "all to be accepted", func() bool { return metric(ctx, t, p.Dopplers[0], "doppler_ingress_envelopes_total") == 3 })
+	c := p.run(t, "reads", "-addr", p.URL(0), "-id", realApp, "-token", "bearer alice")
+	finish(ctx, t, c.Process)
+	var got []string
+	for _, l := range c.lines(t) {
+		got = append(got, string(l.Metric))
+	}
+	of := func(instance int, value float64) string {
+		return fmt.Sprintf(`{"applicationId":%q,"instanceIndex":%d,"cpuPercentage":%v,"memoryBytes":%v,"diskBytes":%v,"memoryBytesQuota":%v,"diskBytesQuota":%v}`,
+			realApp, instance, value, value+1, value+2, value+3, value+4)
+	}
+	if want := []string{of(0, 1), of(1, 7)}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// dialDoppler connects as an agent.
+func (p *realPlatform) dialDoppler(t *testing.T) *grpc.ClientConn {
+	t.Helper()
+	config, err := p.IngressTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+p.Dopplers[0].Addrs[pipeline.GRPC], grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }

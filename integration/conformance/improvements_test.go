@@ -21,7 +21,7 @@ var improvements = []improvement{
 		}},
 	{reason: "`GET /` is the discovery document.",
 		fits: func(file, name string, d difference) bool {
-			return (file == "tc_http.json" && name == "root" || file == "rlp_gateway_http.json" && name == "other path") &&
+			return (name == "root" || name == "auth-proxy: root" || file == "rlp_gateway_http.json" && name == "other path") &&
 				(d.field != "status" || d.got == "200") && (d.field != "body" || strings.Contains(d.got, `"links"`))
 		}},
 	{reason: "The Traffic Controller's answer that there is nothing at a path says where to look.",
@@ -38,6 +38,26 @@ var improvements = []improvement{
 		fits: func(file, _ string, d difference) bool {
 			return file == "v1_to_v2.json" && d == difference{"result", "nothing: string field contains invalid UTF-8", "\uFFFD"}
 		}},
+	{reason: "Where Log Cache's gateway and the proxy before it differ, `/api/v1` does as the proxy does: `meta` in camel case, 400 `bad_data` for queries, plain words for a path that is none.",
+		fits: likeProxy},
+	{reason: "`/api/v1/read` finds a source id with a plain slash, as Log Cache's gateway does: go-log-cache does not escape it.",
+		fits: func(file, name string, d difference) bool {
+			return name == "auth-proxy: read admin, source with slash" && (d.field != "status" || d.got == "200") && (d.field != "body" || strings.Contains(d.got, `"source_id":"cf/job"`))
+		}},
+	{reason: "`/api/v1/meta` says in a header what is kept of a source (`Loggregator-Source-Limits`).", everywhere: true,
+		fits: func(file, _ string, d difference) bool {
+			return file == "log_cache_http.json" && d.field == "header Loggregator-Source-Limits" && d.want == ""
+		}},
+}
+
+// likeProxy fits what the gateway of Log Cache answered and its proxy does not.
+func likeProxy(_, name string, d difference) bool {
+	must := map[string]string{
+		"gateway: meta": `{"meta":{"cf/job":{"count":"1","oldestTimestamp":`, "gateway: old path": `there is nothing at "/v1/meta"`,
+		"gateway: POST-only? GET query without query": `"bad_data","error":"parse error`, "gateway: query bad": `"bad_data","error":"parse error`,
+		"gateway: query without source_id": `"bad_data","error":"query does not request any source_ids"`,
+	}[name]
+	return must != "" && (d.field != "body" || strings.Contains(d.got, must)) && (d.field != "status" || d.got == "400")
 }
 
 // plain fits an answer in plain words, and what follows from its length, in
