@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +21,7 @@ type Counter struct {
 	conn     net.Conn
 	in       *bufio.Reader
 	messages atomic.Uint64
+	closed   atomic.Bool // by Close
 }
 
 // OpenCounter connects to the Firehose of conf, of which the URL, TLS,
@@ -83,7 +83,8 @@ func (c *Counter) Run(ctx context.Context) error {
 	for err == nil {
 		err = c.frame()
 	}
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+	// Over TLS the server may answer our end with its own before ours counts.
+	if ctx.Err() != nil || c.closed.Load() {
 		return nil
 	}
 	return err
@@ -149,4 +150,7 @@ func (c *Counter) Account() Account {
 func (c *Counter) Latency(bool) *Histogram { return nil }
 
 // Close ends the connection.
-func (c *Counter) Close() error { return c.conn.Close() }
+func (c *Counter) Close() error {
+	c.closed.Store(true)
+	return c.conn.Close()
+}
