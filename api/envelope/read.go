@@ -1,7 +1,5 @@
 package envelope
 
-import "slices"
-
 // The functions in this file read envelopes that a scan has accepted. They do
 // not check strings again; on other bytes they return something, without
 // meaning, and do not panic.
@@ -59,6 +57,12 @@ func lastChunk(b []byte, want uint64) []byte {
 // one of the names, or a gauge with a metric of one of the names. Logs and
 // events have no name.
 func MatchName(env []byte, names []string) bool {
+	return MatchNameFunc(env, func(name []byte) bool { return contains(names, name) })
+}
+
+// MatchNameFunc is MatchName by a function. It may be asked for a name that a
+// later field replaces, and must not keep the slice.
+func MatchNameFunc(env []byte, named func([]byte) bool) bool {
 	var message uint64
 	var match bool
 	for i := 0; i < len(env); {
@@ -77,17 +81,17 @@ func MatchName(env []byte, names []string) bool {
 		if message != k {
 			// The name is empty until a field says otherwise; a gauge has
 			// no metric yet.
-			message, match = k, (k == keyCounter || k == keyTimer) && slices.Contains(names, "")
+			message, match = k, (k == keyCounter || k == keyTimer) && named(nil)
 		}
 		start, end := chunk(env, start)
-		match = matchMessage(env[start:end], k, names, match)
+		match = matchMessage(env[start:end], k, named, match)
 	}
 	return match
 }
 
 // matchMessage merges the message of field k into the one before, which
 // matched or not.
-func matchMessage(b []byte, k uint64, names []string, match bool) bool {
+func matchMessage(b []byte, k uint64, named func([]byte) bool, match bool) bool {
 	for i := 0; i < len(b); {
 		f, start := key(b, i)
 		if start < 0 {
@@ -102,9 +106,9 @@ func matchMessage(b []byte, k uint64, names []string, match bool) bool {
 		start, end := chunk(b, start)
 		switch k {
 		case keyCounter, keyTimer:
-			match = contains(names, b[start:end])
+			match = named(b[start:end])
 		case keyGauge: // keyName is keyMetrics here
-			match = match || contains(names, lastChunk(b[start:end], keyMapKey))
+			match = match || named(lastChunk(b[start:end], keyMapKey))
 		}
 	}
 	return match

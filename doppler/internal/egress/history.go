@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -42,7 +43,7 @@ type historyAnswer struct {
 // store.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request) {
 	v := r.URL.Query()
-	read, err := s.historyRead(v)
+	read, err := s.historyRead(r.Context(), v)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -59,12 +60,12 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request) {
 }
 
 // historyRead is what a query asks for.
-func (s *Server) historyRead(v url.Values) (func(*ring.Source) historyAnswer, error) {
+func (s *Server) historyRead(ctx context.Context, v url.Values) (func(*ring.Source) historyAnswer, error) {
 	switch order := v.Get("order"); order {
 	case "", "offset":
 	case "time":
 		q, err := parseTimes(v)
-		return func(src *ring.Source) historyAnswer { return s.readTimes(src, q) }, err
+		return func(src *ring.Source) historyAnswer { return s.readTimes(ctx, src, q) }, err
 	default:
 		return nil, fmt.Errorf("order %.40q is not known; use offset or time", order)
 	}

@@ -3,6 +3,7 @@ package egress
 import (
 	"cmp"
 	"container/heap"
+	"context"
 	"fmt"
 	"math"
 	"net/url"
@@ -11,10 +12,7 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/a1ea6966/loggregator/api/envelope"
-	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
@@ -26,13 +24,14 @@ const (
 	maxNameFilter    = 1 << 10
 	maxTies          = 20_000  // of one timestamp, beyond the limit
 	maxTimeAnswer    = 8 << 20 // bytes of an answer whose end is all of one timestamp
+	seenPerCheck     = 256     // envelopes looked at between looks at the context
 )
 
 // timeQuery is a read of a source by timestamp, as Log Cache has it
 // (protocol/04, section 7).
 type timeQuery struct {
 	mask       envelope.ClassMask
-	start, end int64 // [start, end), unix nanoseconds
+	start, end int64 // [start, end), unix nanoseconds; no end if the greatest
 	limit      int
 	descending bool
 	names      *regexp.Regexp // of metrics; nil for any envelope
@@ -64,6 +63,9 @@ func parseTimes(v url.Values) (q timeQuery, err error) {
 	return q, q.filter(v)
 }
 
+// metrics are the classes whose envelopes have names.
+var metrics = envelope.Mask(envelope.Counter, envelope.Gauge, envelope.ContainerGauge, envelope.Timer, envelope.HTTPTimer)
+
 // filter reads name_filter. It matches in time linear in the text, whatever it
 // is.
 func (q *timeQuery) filter(v url.Values) (err error) {
@@ -77,7 +79,6 @@ func (q *timeQuery) filter(v url.Values) (err error) {
 	if q.names, err = regexp.Compile(s); err != nil {
 		return fmt.Errorf("name_filter: %w", err)
 	}
-	metrics := envelope.Mask(envelope.Counter, envelope.Gauge, envelope.ContainerGauge, envelope.Timer, envelope.HTTPTimer)
 	q.mask &= metrics
 	return nil
 }
@@ -85,20 +86,13 @@ func (q *timeQuery) filter(v url.Values) (err error) {
 // named tells whether an envelope, which is a metric, has a name that is asked
 // for.
 func (q *timeQuery) named(env []byte) bool {
-	if q.names == nil {
-		return true
-	}
-	e := &loggregatorv2.Envelope{}
-	if proto.Unmarshal(env, e) != nil {
-		return false // cannot be: it was checked when it came
-	}
-	for name := range e.GetGauge().GetMetrics() {
-		if q.names.MatchString(name) {
-			return true
-		}
-	}
-	return e.GetCounter() != nil && q.names.MatchString(e.GetCounter().GetName()) ||
-		e.GetTimer() != nil && q.names.MatchString(e.GetTimer().GetName())
+	return q.names == nil || envelope.MatchNameFunc(env, q.names.Match)
+}
+
+// in tells whether a timestamp is asked for. The greatest there is has nothing
+// after it to be an end.
+func (q *timeQuery) in(t int64) bool {
+	return q.start <= t && (t < q.end || q.end == math.MaxInt64)
 }
 
 // place is one envelope that is asked for. What the ring holds is copied when
@@ -182,17 +176,18 @@ func (f *first) all() []place {
 	return list
 }
 
-// readTimes answers a read by time from ring and recent store.
-func (s *Server) readTimes(src *ring.Source, q timeQuery) historyAnswer {
+// readTimes answers a read by time from ring and recent store. When ctx ends, it
+// answers with what it has looked at, to nobody.
+func (s *Server) readTimes(ctx context.Context, src *ring.Source, q timeQuery) historyAnswer {
 	q.start = max(q.start, s.oldestServed(time.Now()))
 	for range historyTries {
-		if a, ok := s.tryTimes(src, q); ok {
+		if a, ok := s.fetch(s.find(ctx, src, q), false); ok {
 			return a
 		}
 	}
 	// The ring moves faster than it can be read: what it has just let go of is
 	// not there any more.
-	a, _ := s.fetch(s.find(src, q), true)
+	a, _ := s.fetch(s.find(ctx, src, q), true)
 	return a
 }
 
@@ -204,23 +199,23 @@ func (s *Server) oldestServed(now time.Time) int64 {
 	return now.Add(-s.cfg.RecentAge).UnixNano()
 }
 
-func (s *Server) tryTimes(src *ring.Source, q timeQuery) (historyAnswer, bool) {
-	return s.fetch(s.find(src, q), false)
-}
-
 // find looks at every envelope that may match, and copies none of the ring's.
-func (s *Server) find(src *ring.Source, q timeQuery) *first {
+func (s *Server) find(ctx context.Context, src *ring.Source, q timeQuery) *first {
 	f := &first{limit: q.limit, descending: q.descending}
 	lowest := s.log.Head()
+	seen := 0
 	s.log.NewestSince(src, q.mask, lowest, q.start, func(off uint64, _ envelope.Class, t int64, env []byte) bool {
 		lowest = off
-		if t < q.end && f.wants(t) && q.named(env) {
+		if seen++; seen%seenPerCheck == 0 && ctx.Err() != nil {
+			return false
+		}
+		if q.in(t) && f.wants(t) && q.named(env) {
 			f.offer(place{time: t, offset: off})
 		}
 		return true
 	})
 	s.recent.Read(src.ID(), q.mask, 0, lowest, math.MaxInt, s.log.Totals(src), func(off uint64, _ envelope.Class, env []byte) {
-		if t := envelope.Timestamp(env); q.start <= t && t < q.end && f.wants(t) && q.named(env) {
+		if t := envelope.Timestamp(env); ctx.Err() == nil && q.in(t) && f.wants(t) && q.named(env) {
 			f.offer(place{t, off, envelope.AppendRecord(nil, env)})
 		}
 	})
@@ -228,7 +223,8 @@ func (s *Server) find(src *ring.Source, q timeQuery) *first {
 }
 
 // fetch copies what was found. It fails when the ring has let go of some of it,
-// unless that is left out.
+// unless that is left out. Others may have been passed over for what is left
+// out, so the answer then says that it is not whole.
 func (s *Server) fetch(f *first, leaveOut bool) (a historyAnswer, ok bool) {
 	list := f.all()
 	size := 0
@@ -238,13 +234,15 @@ func (s *Server) fetch(f *first, leaveOut bool) (a historyAnswer, ok bool) {
 			break
 		}
 		record, held := s.record(p)
-		if !held && !leaveOut {
-			return a, false
+		if !held {
+			if !leaveOut {
+				return a, false
+			}
+			f.over = f.over || len(list) >= f.limit
+			continue
 		}
-		if held {
-			size += len(record)
-			a.entries = append(a.entries, historyEntry{p.offset, record})
-		}
+		size += len(record)
+		a.entries = append(a.entries, historyEntry{p.offset, record})
 	}
 	a.unordered, a.next = true, s.log.Head()
 	if f.over {

@@ -80,7 +80,7 @@ func BenchmarkReadTimes(b *testing.B) {
 			b.Run(fmt.Sprintf("%s of %d", name, held), func(b *testing.B) {
 				q := timeQuery{mask: envelope.AllClasses, start: start, end: 1 << 62, limit: 100}
 				for b.Loop() {
-					if a := s.readTimes(src, q); len(a.entries) != 100 {
+					if a := s.readTimes(b.Context(), src, q); len(a.entries) != 100 {
 						b.Fatalf("%d entries", len(a.entries))
 					}
 				}
