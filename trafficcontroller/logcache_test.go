@@ -2,6 +2,8 @@ package trafficcontroller
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,7 +16,8 @@ import (
 // Log Cache's API over the Dopplers there are, and over those that are left.
 func TestLogCache(t *testing.T) {
 	a, b := doppler(t, "a", 1), doppler(t, "b", 1)
-	r := start(t, func(c *Config) { c.LogCacheSettle = 0 }, a, b)
+	security := filepath.Join(t.TempDir(), "security.log")
+	r := start(t, func(c *Config) { c.LogCacheSettle, c.SecurityLog = 0, security }, a, b)
 	for i := range 4 {
 		[]*dopplertest.Server{a, b}[i%2].With(func(d *dopplertest.Doppler) {
 			d.Append("app", "", string(rune('w'+i)), int64(i+1))
@@ -32,6 +35,10 @@ func TestLogCache(t *testing.T) {
 	meta := r.get("/api/v1/meta")
 	if want := `{"meta":{"app":{"count":"4","oldestTimestamp":"1","newestTimestamp":"4"}}}` + "\n"; meta.body != want || meta.header.Get(logcache.LimitsHeader) == "" {
 		t.Errorf("meta: %+v", meta)
+	}
+
+	if lines, err := os.ReadFile(security); err != nil || !strings.Contains(string(lines), "|GET /api/v1/read/app|") {
+		t.Errorf("%v: the security log has %s", err, lines)
 	}
 
 	b.Stop(false)
