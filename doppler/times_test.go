@@ -201,30 +201,49 @@ func TestWhatIsOverTheLimitExpires(t *testing.T) {
 		m = append(m, timed("busy", i))
 	}
 	r.sendAll(append(pastModel{timed("quiet", 0)}, m...))
-	var said struct {
-		Sources map[string]struct{ Count, Expired, Oldest, Newest int64 }
-	}
-	_, body := r.past("/v2/history?source_id=busy&source_id=nobody")
-	if err := json.Unmarshal(body, &said); err != nil {
-		t.Fatal(err)
-	}
-	busy, all := said.Sources["busy"], 0
-	for from := int64(-1 << 63); ; {
-		got := r.byTime("busy", url.Values{"order": {"time"}, "limit": {"1000"}, "start": {strconv.FormatInt(from, 10)}})
-		if all += len(got); len(got) == 0 {
-			break
-		}
-		last, err := strconv.ParseInt(got[len(got)-1], 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		from = last + 1
-	}
-	if len(said.Sources) != 1 || busy.Count != int64(all) || busy.Count+busy.Expired != 10_000 || busy.Expired == 0 || busy.Newest != 9999 {
-		t.Errorf("said %+v, %d can be read", said, all)
+	busy := r.settled("busy")
+	if all := len(r.allByTime("busy")); busy.Count != all || busy.Count+busy.Expired != 10_000 || busy.Expired == 0 || busy.Newest != 9999 {
+		t.Errorf("said %+v, %d can be read", busy, all)
 	}
 	if got := r.byTime("quiet", url.Values{"order": {"time"}}); len(got) != 1 {
 		t.Errorf("the quiet one has %v", got)
+	}
+}
+
+// held is what a Doppler says of a source.
+type held struct{ Count, Expired, Oldest, Newest int }
+
+// settled waits until the ring evicts no more, and returns what is held of one
+// source.
+func (r *rig) settled(source string) (h held) {
+	r.t.Helper()
+	last := held{Count: -1}
+	for deadline := time.Now().Add(20 * time.Second); h != last; time.Sleep(50 * time.Millisecond) {
+		last = h
+		var said struct{ Sources map[string]held }
+		_, body := r.past("/v2/history?source_id=nobody&source_id=" + source)
+		if err := json.Unmarshal(body, &said); err != nil || len(said.Sources) != 1 || time.Now().After(deadline) {
+			r.t.Fatalf("%v: %s", err, body)
+		}
+		h = said.Sources[source]
+	}
+	return h
+}
+
+// allByTime reads a source from its oldest on, page by page.
+func (r *rig) allByTime(source string) (all []string) {
+	r.t.Helper()
+	for from := int64(-1 << 63); ; {
+		got := r.byTime(source, url.Values{"order": {"time"}, "limit": {"1000"}, "start": {strconv.FormatInt(from, 10)}})
+		if len(got) == 0 {
+			return all
+		}
+		all = append(all, got...)
+		last, err := strconv.ParseInt(got[len(got)-1], 10, 64)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		from = last + 1
 	}
 }
 

@@ -98,6 +98,7 @@ func checkEnvelope(env []byte) (accepted bool, err error) {
 		envelope.Timestamp(env)
 		envelope.SourceID(env)
 		envelope.MatchName(env, []string{"", "cpu", "http"})
+		envelope.AppendNames(nil, env)
 		return false, nil
 	}
 	if scanErr != nil {
@@ -137,6 +138,14 @@ func compareReaders(env []byte, want *loggregatorv2.Envelope) error {
 		if got := envelope.MatchName(env, []string{"\xff", name}); got != slices.Contains(names, name) {
 			return fmt.Errorf("MatchName(%q) = %v, names are %q", name, got, names)
 		}
+	}
+	var found []string
+	for _, name := range envelope.AppendNames(nil, env) {
+		found = append(found, string(name))
+	}
+	slices.Sort(found)
+	if got := slices.Compact(found); !slices.Equal(got, names) {
+		return fmt.Errorf("AppendNames %q, want %q", got, names)
 	}
 	return nil
 }

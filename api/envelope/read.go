@@ -122,3 +122,58 @@ func contains(names []string, name []byte) bool {
 	}
 	return false
 }
+
+// AppendNames appends the names of a trusted envelope: that of a counter or
+// timer, or those of a gauge's metrics, a name as often as it is there. The
+// slices share the memory of env.
+func AppendNames(dst [][]byte, env []byte) [][]byte {
+	begin := len(dst)
+	var message uint64
+	for i := 0; i < len(env); {
+		k, start := key(env, i)
+		if start < 0 {
+			break
+		}
+		if i = skip(env, start, k); i < 0 {
+			break
+		}
+		switch k {
+		case keyLog, keyCounter, keyGauge, keyTimer, keyEvent:
+		default:
+			continue
+		}
+		if message != k {
+			message, dst = k, dst[:begin]
+			if k == keyCounter || k == keyTimer {
+				dst = append(dst, nil)
+			}
+		}
+		start, end := chunk(env, start)
+		dst = appendNames(dst, env[start:end], k)
+	}
+	return dst
+}
+
+// appendNames merges the names of the message of field k into the ones before.
+func appendNames(dst [][]byte, b []byte, k uint64) [][]byte {
+	for i := 0; i < len(b); {
+		f, start := key(b, i)
+		if start < 0 {
+			break
+		}
+		if i = skip(b, start, f); i < 0 {
+			break
+		}
+		if f != keyName {
+			continue
+		}
+		start, end := chunk(b, start)
+		switch k {
+		case keyCounter, keyTimer:
+			dst[len(dst)-1] = b[start:end]
+		case keyGauge: // keyName is keyMetrics here
+			dst = append(dst, lastChunk(b[start:end], keyMapKey))
+		}
+	}
+	return dst
+}

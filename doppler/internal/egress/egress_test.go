@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -477,6 +478,11 @@ func TestBadRequests(t *testing.T) {
 		{"/v2/firehose?ack=never", 400, "ack"},
 		{"/v2/firehose?cursor=nonsense", 400, "cursor"},
 		{"/v2/firehose?shard_id=" + strings.Repeat("x", 2000), 400, "1024"},
+		{"/v2/firehose?type=log&selector=type%3Dlog", 400, "type and selector do not go together"},
+		{"/v2/firehose?selector=type%3Dtrace", 400, "trace"},
+		{"/v2/firehose?selector=colour%3Dred", 400, "colour"},
+		{"/v2/firehose?selector=exact%3Dtrue", 400, "exact"},
+		{"/v2/firehose?selector=" + url.QueryEscape(strings.Repeat("&name=n", 9_999)[1:]) + "&selector=name%3Dn%26name%3Dm", 400, "more than 10000"},
 		{"/v2/firehose", 426, "WebSocket"},
 		{"/v2/tails", 426, "WebSocket"},
 		{"/v2/history/app?limit=many", 400, "limit"},
@@ -578,5 +584,50 @@ func getJSON(t *testing.T, url string, into any) {
 	defer resp.Body.Close()
 	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Selectors add up: what several of them select comes once. Their order does not
+// matter to who shares.
+func TestSelectors(t *testing.T) {
+	d := start(t, 4<<20, nil)
+	defer d.stop()
+	one := d.dial("/v2/firehose?shard_id=s&selector=source_id%3Da&selector=type%3Dlog%26source_id%3Da%26source_id%3Db&selector=type%3Dgauge")
+	two := d.dial("/v2/firehose?shard_id=s&selector=type%3Dgauge&selector=source_id%3Db%26type%3Dlog&selector=source_id%3Da")
+	for _, c := range []*client{one, two} {
+		defer c.conn.CloseNow()
+		if _, err := c.next(); err != nil { // hello
+			t.Fatal(err)
+		}
+	}
+	if rows := d.server.Subscriptions(); len(rows) != 2 || rows[0].Filter != rows[1].Filter {
+		t.Fatalf("they do not share: %+v", rows)
+	}
+	for range 100 {
+		d.emit("a", 1)
+		d.emit("b", 1)
+		d.emit("c", 1)
+	}
+	got := make(chan string, 1000)
+	for _, c := range []*client{one, two} {
+		go func() {
+			for {
+				n := len(c.lines)
+				if _, err := c.next(); err != nil {
+					return
+				}
+				for _, l := range c.lines[n:] {
+					got <- l
+				}
+			}
+		}()
+	}
+	seen := map[string]bool{}
+	for range 200 {
+		l := <-got
+		if strings.HasPrefix(l, "c: ") || seen[l] {
+			t.Errorf("got %q", l)
+		}
+		seen[l] = true
 	}
 }

@@ -74,7 +74,7 @@ func oldFilter(f *plumbingpb.Filter) reader.Filter {
 	case *plumbingpb.Filter_Metric:
 		both = metrics
 	}
-	return reader.Filter{Mask: both, Sources: sources}
+	return reader.Filter{{Mask: both, Sources: sources}}
 }
 
 // isAppUUID tells whether an app is written as the old protocol writes the app

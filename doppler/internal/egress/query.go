@@ -15,7 +15,7 @@ import (
 // Limits of what a query may ask for.
 const (
 	maxShardID   = 1024
-	maxSelectors = 10_000 // source ids and names
+	maxSelectors = 10_000 // selectors, source ids and names, of each
 	maxHistory   = 100_000
 )
 
@@ -58,17 +58,35 @@ func parseFirehose(v url.Values) (q firehoseQuery, err error) {
 	return q, nil
 }
 
-func parseFilter(v url.Values) (f reader.Filter, err error) {
-	if f.Mask, err = parseMask(v); err != nil {
-		return f, err
+// parseFilter reads one selector, spread over the query, or any number of
+// selectors, each a query of its own.
+func parseFilter(v url.Values) (reader.Filter, error) {
+	for _, name := range []string{"source_id", "name", "selector"} {
+		if n := len(v[name]); n > maxSelectors {
+			return nil, fmt.Errorf("%d values of %s, the limit is %d", n, name, maxSelectors)
+		}
 	}
-	f.Sources, f.Names = v["source_id"], v["name"]
-	for _, p := range []struct {
-		name string
-		n    int
-	}{{"source_id", len(f.Sources)}, {"name", len(f.Names)}} {
-		if p.n > maxSelectors {
-			return f, fmt.Errorf("%d values of %s, the limit is %d", p.n, p.name, maxSelectors)
+	if !v.Has("selector") {
+		s, err := envelope.SelectorOf(v)
+		return reader.Filter{s}, err
+	}
+	for _, name := range []string{"type", "class", "source_id", "name", "exact"} {
+		if v.Has(name) {
+			return nil, fmt.Errorf("%s and selector do not go together: put it into each selector", name)
+		}
+	}
+	return parseSelectors(v["selector"])
+}
+
+func parseSelectors(list []string) (f reader.Filter, err error) {
+	f = make(reader.Filter, len(list))
+	values := 0
+	for i, query := range list {
+		if f[i], err = envelope.ParseSelector(query); err != nil {
+			return nil, err
+		}
+		if values += len(f[i].Sources) + len(f[i].Names); values > maxSelectors {
+			return nil, fmt.Errorf("more than %d source ids and names in selectors, which is the limit", maxSelectors)
 		}
 	}
 	return f, nil

@@ -76,13 +76,13 @@ func BenchmarkGroupNext(b *testing.B) {
 		filter  Filter
 		members int
 	}{
-		{"all", Filter{Mask: envelope.AllClasses}, 1},
-		{"all/members=3", Filter{Mask: envelope.AllClasses}, 3},
-		{"class=log", Filter{Mask: envelope.Mask(envelope.Log)}, 1},
-		{"class=counter", Filter{Mask: envelope.Mask(envelope.Counter)}, 1},
-		{"sources=1", Filter{Mask: envelope.AllClasses, Sources: hundred[:1]}, 1},
-		{"sources=100", Filter{Mask: envelope.AllClasses, Sources: hundred}, 1},
-		{"name", Filter{Mask: envelope.AllClasses, Names: []string{"requests"}}, 1},
+		{"all", Filter{{Mask: envelope.AllClasses}}, 1},
+		{"all/members=3", Filter{{Mask: envelope.AllClasses}}, 3},
+		{"class=log", Filter{{Mask: envelope.Mask(envelope.Log)}}, 1},
+		{"class=counter", Filter{{Mask: envelope.Mask(envelope.Counter)}}, 1},
+		{"sources=1", Filter{{Mask: envelope.AllClasses, Sources: hundred[:1]}}, 1},
+		{"sources=100", Filter{{Mask: envelope.AllClasses, Sources: hundred}}, 1},
+		{"name", Filter{{Mask: envelope.AllClasses, Names: []string{"requests"}}}, 1},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			log := benchRing(b)

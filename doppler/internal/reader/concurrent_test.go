@@ -117,9 +117,11 @@ func TestGroupsInARush(t *testing.T) {
 	r := newRush(t)
 	filters := []Filter{
 		everything(),
-		{Mask: envelope.Mask(envelope.Log, envelope.Counter)},
-		{Mask: envelope.AllClasses, Sources: []string{"a", "c"}},
-		{Mask: envelope.AllClasses, Names: []string{"x", "w"}},
+		{{Mask: envelope.Mask(envelope.Log, envelope.Counter)}},
+		{{Mask: envelope.AllClasses, Sources: []string{"a", "c"}}},
+		{{Mask: envelope.AllClasses, Names: []string{"x", "w"}}},
+		{{Mask: envelope.Mask(envelope.Log), Sources: []string{"a"}}, {Mask: envelope.Mask(envelope.Counter)}},
+		{{Mask: envelope.Mask(envelope.Event)}, {Mask: envelope.AllClasses, Names: []string{"x"}}, {Mask: envelope.AllClasses, Names: []string{"w"}, Exact: true}},
 	}
 	var wg sync.WaitGroup
 	for i, f := range filters {

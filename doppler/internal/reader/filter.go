@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,93 +10,185 @@ import (
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
 
-// Filter selects envelopes by class, source and name. An envelope matches
-// when every part that is set matches. Use Canonical before comparing two.
-type Filter struct {
-	Mask    envelope.ClassMask
-	Sources []string // nil: any
-	Names   []string // nil: any
-}
+// Filter selects envelopes that one of its selectors selects, each of them
+// once. Without a selector it selects nothing. Use Canonical before comparing
+// two.
+type Filter []envelope.Selector
 
-// Canonical returns the same selection with sorted, unique parts.
+// Canonical returns the same selection in one form: the order of selectors,
+// and what is said twice, do not matter.
 func (f Filter) Canonical() Filter {
-	f.Sources = sortedUnique(f.Sources)
-	f.Names = sortedUnique(f.Names)
-	if f.Names != nil {
-		// Only these have a name; the rest can never match.
-		f.Mask &^= namelessClasses
+	all := make(Filter, len(f))
+	for i, s := range f {
+		all[i] = s.Canonical()
 	}
-	return f
+	w := wholeOf(all)
+	parts := append(w.selectors(), merged(w.rest(all))...)
+	slices.SortFunc(parts, func(a, b envelope.Selector) int { return strings.Compare(keyOf(a), keyOf(b)) })
+	return parts
 }
 
-const namelessClasses = envelope.ClassMask(1<<envelope.Log | 1<<envelope.ErrorLog | 1<<envelope.Event | 1<<envelope.None)
+// named tells whether something is selected by its name, which only the bytes
+// of an envelope tell.
+func (f Filter) named() bool {
+	return slices.ContainsFunc(f, func(s envelope.Selector) bool { return s.Names != nil })
+}
 
-func sortedUnique(in []string) []string {
-	if len(in) == 0 {
-		return nil
+// mask has every class that may be selected.
+func (f Filter) mask() (m envelope.ClassMask) {
+	for _, s := range f {
+		m |= s.Mask
 	}
-	out := slices.Clone(in)
-	slices.Sort(out)
-	return slices.Compact(out)
+	return m
 }
 
 // Key tells canonical filters apart. It is also how a view shows them.
 func (f Filter) Key() string {
-	if f.Mask == envelope.AllClasses && f.Sources == nil && f.Names == nil {
+	if len(f) == 0 {
+		return "nothing"
+	}
+	keys := make([]string, len(f))
+	for i, s := range f {
+		keys[i] = keyOf(s)
+	}
+	return strings.Join(keys, " or ")
+}
+
+func keyOf(s envelope.Selector) string {
+	if s.Mask == envelope.AllClasses && s.Sources == nil && s.Names == nil {
 		return "all"
 	}
 	var b strings.Builder
 	b.WriteString("class=")
-	for c := range envelope.Class(envelope.NumClasses) {
-		if f.Mask.Has(c) {
-			b.WriteString(c.String())
-			b.WriteByte(',')
-		}
+	for _, class := range s.Mask.Classes() {
+		b.WriteString(class)
+		b.WriteByte(',')
 	}
-	for _, s := range f.Sources {
-		b.WriteString(" source=")
-		b.WriteString(strconv.Quote(s))
-	}
-	for _, n := range f.Names {
-		b.WriteString(" name=")
-		b.WriteString(strconv.Quote(n))
+	appendQuoted(&b, " source=", s.Sources)
+	appendQuoted(&b, " name=", s.Names)
+	if s.Exact {
+		b.WriteString(" exact")
 	}
 	return b.String()
 }
 
-// matcher applies a filter to the ring's index.
-type matcher struct {
-	all     bool
-	any     bool // of any source
-	mask    envelope.ClassMask
-	numbers []uint64 // of the sources, one bit each; they are kept by Ref
-	names   []string
-}
-
-func newMatcher(f Filter, sources []*ring.Source) matcher {
-	m := matcher{mask: f.Mask, names: f.Names, any: f.Sources == nil}
-	for _, s := range sources {
-		word := int(s.Number() / 64)
-		if word >= len(m.numbers) {
-			m.numbers = append(m.numbers, make([]uint64, word+1-len(m.numbers))...)
-		}
-		m.numbers[word] |= 1 << (s.Number() % 64)
+func appendQuoted(b *strings.Builder, label string, values []string) {
+	for _, v := range values {
+		b.WriteString(label)
+		b.WriteString(strconv.Quote(v))
 	}
-	m.all = f.Mask == envelope.AllClasses && m.any && m.names == nil
-	return m
 }
 
-func (m *matcher) match(c ring.Chunk, i int) bool {
-	return m.selects(c.Class(i), c.Source(i)) && (m.names == nil || envelope.MatchName(c.Envelope(i), m.names))
+// whole is what is selected without regard to names: classes of any source,
+// and other classes of some. The index tells, and counters count it. It is
+// made of canonical selectors.
+type whole struct {
+	any envelope.ClassMask
+	of  map[string]envelope.ClassMask
 }
 
-// selects is the part of match that needs the index alone.
-func (m *matcher) selects(class envelope.Class, number uint32) bool {
-	return m.mask.Has(class) && (m.any || m.has(number))
+func wholeOf(f Filter) whole {
+	w := whole{of: map[string]envelope.ClassMask{}}
+	for _, s := range f {
+		if s.Names == nil && s.Sources == nil {
+			w.any |= s.Mask
+		}
+	}
+	for _, s := range f {
+		if s.Names != nil || s.Mask&^w.any == 0 {
+			continue
+		}
+		for _, id := range s.Sources {
+			w.of[id] |= s.Mask &^ w.any
+		}
+	}
+	return w
 }
 
-// has tells whether the source with this number is selected.
-func (m *matcher) has(number uint32) bool {
-	word := int(number / 64)
-	return word < len(m.numbers) && m.numbers[word]>>(number%64)&1 != 0
+// selectors are the fewest that select it.
+func (w whole) selectors() (list []envelope.Selector) {
+	if w.any != 0 {
+		list = append(list, envelope.Selector{Mask: w.any})
+	}
+	sources := map[envelope.ClassMask][]string{}
+	for _, id := range slices.Sorted(maps.Keys(w.of)) {
+		sources[w.of[id]] = append(sources[w.of[id]], id)
+	}
+	for mask, ids := range sources {
+		list = append(list, envelope.Selector{Mask: mask, Sources: ids})
+	}
+	return list
+}
+
+// counted is how the ring counts it.
+func (w whole) counted(sources map[string]*ring.Source) ring.Filter {
+	f := ring.Filter{Mask: w.any}
+	for id, mask := range w.of {
+		f.Of = append(f.Of, ring.SourceMask{Source: sources[id], Mask: mask})
+	}
+	return f
+}
+
+// rest returns what the selectors by name of f select beyond w.
+func (w whole) rest(f Filter) (list []envelope.Selector) {
+	for _, s := range f {
+		if s.Names == nil {
+			continue
+		}
+		s.Mask &^= w.any
+		if s.Sources != nil {
+			s.Sources = slices.DeleteFunc(slices.Clone(s.Sources), func(id string) bool { return s.Mask&^w.of[id] == 0 })
+		}
+		if s.Mask != 0 && (s.Sources == nil || len(s.Sources) > 0) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// merged joins selectors that differ in one part only, until none do.
+func merged(list []envelope.Selector) []envelope.Selector {
+	for n := -1; n != len(list); {
+		n = len(list)
+		list = joinOn(list, func(s *envelope.Selector) { s.Mask = 0 }, func(a, b *envelope.Selector) { a.Mask |= b.Mask })
+		list = joinOn(list, exceptNames, func(a, b *envelope.Selector) { a.Names = append(a.Names, b.Names...) })
+		list = joinOn(list, func(s *envelope.Selector) { s.Sources = nil }, joinSources)
+	}
+	return list
+}
+
+// exceptNames leaves out the names, unless they have to be there all together.
+func exceptNames(s *envelope.Selector) {
+	if !s.Exact {
+		s.Names = nil
+	}
+}
+
+func joinSources(a, b *envelope.Selector) {
+	if a.Sources == nil || b.Sources == nil {
+		a.Sources = nil // any
+		return
+	}
+	a.Sources = append(a.Sources, b.Sources...)
+}
+
+// joinOn adds up those that are the same but for what except leaves out.
+func joinOn(list []envelope.Selector, except func(*envelope.Selector), add func(a, b *envelope.Selector)) []envelope.Selector {
+	at := map[string]int{}
+	var out []envelope.Selector
+	for i := range list {
+		rest := list[i]
+		except(&rest)
+		key := keyOf(rest)
+		if j, ok := at[key]; ok {
+			add(&out[j], &list[i])
+			continue
+		}
+		at[key] = len(out)
+		out = append(out, list[i])
+	}
+	for i := range out {
+		out[i] = out[i].Canonical()
+	}
+	return out
 }

@@ -191,7 +191,7 @@ func (g *Group) nextFresh(out *Grant) (*lease, Status) {
 // markNoV1 notes which envelopes of a fresh lease, those in runs, have no form
 // in the old protocol.
 func (g *Group) markNoV1(l *lease, c ring.Chunk) {
-	if !c.Holds(g.filter.Mask & envelope.NoV1) {
+	if !c.Holds(g.match.mask & envelope.NoV1) {
 		return
 	}
 	n := 0

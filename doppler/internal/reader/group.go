@@ -43,7 +43,8 @@ type Group struct {
 	cfg     Config
 	log     *ring.Ring
 	filter  Filter
-	sources []*ring.Source // kept until Close
+	sources map[string]*ring.Source // of the filter, kept until Close
+	counted ring.Filter             // what the ring counts of the filter
 	match   matcher
 	names   *nameCounter // nil without a name filter
 
@@ -81,19 +82,24 @@ const (
 
 // NewGroup makes a group that starts at start. Close has to follow.
 func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
-	g := &Group{cfg: cfg.withDefaults(), log: log, filter: filter.Canonical()}
-	for _, id := range g.filter.Sources {
-		g.sources = append(g.sources, log.Ref(id))
+	g := &Group{cfg: cfg.withDefaults(), log: log, filter: filter.Canonical(), sources: map[string]*ring.Source{}}
+	for _, s := range g.filter {
+		for _, id := range s.Sources {
+			if g.sources[id] == nil {
+				g.sources[id] = log.Ref(id)
+			}
+		}
 	}
+	g.counted = wholeOf(g.filter).counted(g.sources)
 	g.match = newMatcher(g.filter, g.sources)
-	at := start.resolve(log, g.counted())
+	at := start.resolve(log, g.counted)
 	g.next, g.matched, g.seen, g.unsure = at.next, at.matched, at.seen, !at.sure
 	g.noV1, g.blurred = at.noV1, at.blurred
 	g.start = g.matched
-	if g.filter.Names != nil {
+	if g.filter.named() {
 		// Nothing was counted by name before the group: it counts from here.
 		g.matched, g.start = 0, 0
-		g.names = &nameCounter{match: g.match, next: g.next}
+		g.names = &nameCounter{match: g.match.clone(), next: g.next}
 	}
 	if start.Lost != streampb.Gap_REASON_UNSPECIFIED {
 		g.miss(&Gap{Precision: streampb.Gap_UNKNOWN, Reason: start.Lost, matched: g.matched})
@@ -108,14 +114,6 @@ func (g *Group) Close() {
 		g.log.Unref(s)
 	}
 	g.sources = nil
-}
-
-func (g *Group) counted() ring.Filter {
-	f := ring.Filter{Mask: g.filter.Mask}
-	if g.filter.Sources != nil {
-		f.Sources = g.sources
-	}
-	return f
 }
 
 // BeforeEvict has to be called, for groups with a name filter, from the ring's
@@ -295,7 +293,7 @@ func (g *Group) focus() {
 	if !g.blurred {
 		return
 	}
-	if head, counts := g.log.Appended(g.counted()); head == g.next {
+	if head, counts := g.log.Appended(g.counted); head == g.next {
 		g.noV1, g.blurred = counts.Sum(envelope.NoV1), false
 	}
 }
@@ -326,7 +324,7 @@ func (g *Group) Account() Account {
 		}
 	}
 	if g.names == nil {
-		_, counts := g.log.Appended(g.counted())
+		_, counts := g.log.Appended(g.counted)
 		matched := max(counts.Total(), g.matched) // which came with a cursor
 		a.Accepted = matched - g.start
 		a.Lag = matched - g.matched

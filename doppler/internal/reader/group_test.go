@@ -19,7 +19,7 @@ func roomy(t testing.TB) *world {
 	return w
 }
 
-func everything() Filter { return Filter{Mask: envelope.AllClasses} }
+func everything() Filter { return Filter{{Mask: envelope.AllClasses}} }
 
 // server drives the members of a group as their sessions would, in any order,
 // with time for each grant in the member's hands.
@@ -223,7 +223,7 @@ func TestLateMembersGetTheirShare(t *testing.T) {
 // it looked in vain for something new.
 func TestReturnedLeasesWaitForNobody(t *testing.T) {
 	w := roomy(t)
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"mine"}}, Config{}, Start{})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"mine"}}}, Config{}, Start{})
 	defer g.Close()
 	gone, acking := g.Join(w.now, true), g.Join(w.now, true)
 	w.logs("mine", 10)
@@ -389,7 +389,7 @@ func TestProgressExtendsLeases(t *testing.T) {
 // does not hold the low-water mark for ever.
 func TestUnackedGapIsToldAgain(t *testing.T) {
 	w := forgetful(t)
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"s"}}, Config{}, Start{})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"s"}}}, Config{}, Start{})
 	defer g.Close()
 	m := g.Join(w.now, true)
 	w.logs("s", 3)
@@ -449,7 +449,7 @@ func TestToldGapsDoNotGrow(t *testing.T) {
 func TestNextLooksInPieces(t *testing.T) {
 	w := newWorld(t, 1, func(c *ring.Config) { c.SegmentBytes, c.Bytes = 0, 16<<20 })
 	defer w.close()
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"rare"}}, Config{}, Start{})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"rare"}}}, Config{}, Start{})
 	defer g.Close()
 	m := g.Join(w.now, true)
 	appendLogs(w, 2*maxLook+100)
@@ -476,7 +476,7 @@ func TestNextLooksInPieces(t *testing.T) {
 // Appended wakes nobody for envelopes that do not match, and the mark goes on.
 func TestAppendedWakesForMatchesOnly(t *testing.T) {
 	w := roomy(t)
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"mine"}}, Config{}, Start{})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"mine"}}}, Config{}, Start{})
 	defer g.Close()
 	m := g.Join(w.now, true)
 	if _, status, _ := g.Next(w.now, m); status != Idle {
@@ -498,7 +498,7 @@ func TestAppendedWakesForMatchesOnly(t *testing.T) {
 // A group that lingers is drained when nothing of the rest matches.
 func TestLingeringGroupDrains(t *testing.T) {
 	w := roomy(t)
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses, Sources: []string{"mine"}}, Config{}, Start{})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"mine"}}}, Config{}, Start{})
 	defer g.Close()
 	appendLogs(w, 50)
 	if !g.Drained() {

@@ -27,7 +27,7 @@ func (x *groupModel) checkAccount() {
 	s := x.sim
 	n := x.tally()
 	want := Account{Acked: n[acked], Dropped: n[dropped], InFlight: n[inFlight], Again: n[again], Lag: n[lagging]}
-	if x.filter.Names != nil {
+	if x.filter.named() {
 		want.Lag = 0 // not known
 	}
 	want.Accepted = want.Acked + want.Dropped + want.InFlight + want.Again + want.Lag

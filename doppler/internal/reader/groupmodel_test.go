@@ -67,11 +67,11 @@ func newGroupModel(s *groupSim, f Filter, start Start) *groupModel {
 		x.start = s.head()
 	}
 	for i := range x.start {
-		if f.matches(&s.all[i]) && f.Names == nil {
+		if f.matches(&s.all[i]) && !f.named() {
 			x.base++
 		}
 	}
-	if f.Names != nil && x.start < s.oldest() {
+	if f.named() && x.start < s.oldest() {
 		x.unsure = s.oldest()
 	}
 	x.appended()
@@ -327,7 +327,7 @@ func (x *groupModel) gap(l *simLease, g *Gap) {
 	if n != g.Count {
 		s.fault("a gap %v of %d in [%d,%d), want %d", g.Reason, g.Count, g.From, g.To, n)
 	}
-	if known := !x.middle || g.Reason != streampb.Gap_EVICTED; g.NoV1 > noV1 || g.NoV1 < noV1 && known {
+	if known := !x.middle && !x.filter.named() || g.Reason != streampb.Gap_EVICTED; g.NoV1 > noV1 || g.NoV1 < noV1 && known {
 		s.fault("a gap in [%d,%d) with %d that have no old form, want %d", g.From, g.To, g.NoV1, noV1)
 	}
 	x.middle = x.middle && g.Reason != streampb.Gap_EVICTED

@@ -200,8 +200,8 @@ var groupPlants = []plant{
 	{"start counted wrong", at("after open", func(s *groupSim) { s.g.start++ })},
 	{"gap of unknown size forgotten", at("after open", func(s *groupSim) { s.g.pending = nil })},
 	{"source counters forgotten", at("after open", func(s *groupSim) {
-		if len(s.g.sources) > 0 {
-			s.g.sources[0] = s.log.Ref("another")
+		if len(s.g.counted.Of) > 0 {
+			s.g.counted.Of[0].Source = s.log.Ref("another")
 		}
 	})},
 	{"recycled under a grant", at("after next", func(s *groupSim) {

@@ -46,10 +46,35 @@ func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes int) (_ []ru
 		}
 		return append(runs, run{0, count}), count, count
 	}
+	if m.union != nil {
+		return m.pickEach(c, n, runs, maxCount, maxBytes)
+	}
 	bytes := 0
 	for i := range n {
 		// Not by way of match, which is not inlined.
 		if !m.selects(c.Class(i), c.Source(i)) || m.names != nil && !m.match(c, i) {
+			continue
+		}
+		size := c.Size(i, i+1)
+		if count > 0 && (count == maxCount || bytes+size > maxBytes) {
+			return runs, count, i
+		}
+		bytes += size
+		count++
+		if k := len(runs) - 1; k >= 0 && runs[k].j == i {
+			runs[k].j++
+		} else {
+			runs = append(runs, run{i, i + 1})
+		}
+	}
+	return runs, count, n
+}
+
+// pickEach is pick where each of the n envelopes has to be looked at closely.
+func (m *matcher) pickEach(c ring.Chunk, n int, runs []run, maxCount, maxBytes int) (_ []run, count, looked int) {
+	bytes := 0
+	for i := range n {
+		if !m.match(c, i) {
 			continue
 		}
 		size := c.Size(i, i+1)

@@ -262,9 +262,9 @@ func (g *Group) giveUp(l *lease) {
 func (g *Group) evicted() (oldest, gone, noV1 uint64, known bool) {
 	if g.names != nil {
 		oldest, gone, known = g.names.evicted(g.log.Oldest())
-		return oldest, gone, 0, known // what has a name has one
+		return oldest, gone, 0, known // not counted: old clients do not select by name
 	}
-	oldest, counts := g.log.Evicted(g.counted())
+	oldest, counts := g.log.Evicted(g.counted)
 	return oldest, counts.Total(), counts.Sum(envelope.NoV1), !g.unsure
 }
 

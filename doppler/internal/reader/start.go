@@ -85,7 +85,7 @@ func matchedBefore(log *ring.Ring, f ring.Filter, off, matched uint64) (n uint64
 		return matched, true
 	}
 	anew := 0
-	for _, s := range f.Sources {
+	for _, s := range f.Of {
 		if s.BornAt() >= off {
 			anew++
 		}
@@ -93,13 +93,15 @@ func matchedBefore(log *ring.Ring, f ring.Filter, off, matched uint64) (n uint64
 	switch {
 	case anew == 0:
 		return matched, true
+	case f.Mask != 0: // how many of it lay below off nobody can tell
+		return matched, false
 	case off >= log.Oldest():
-		for _, s := range f.Sources {
-			_, c := log.CountsAt(s, off)
-			n += c.Sum(f.Mask)
+		for _, s := range f.Of {
+			_, c := log.CountsAt(s.Source, off)
+			n += c.Sum(s.Mask)
 		}
 		return n, off >= log.Oldest()
-	case anew == len(f.Sources):
+	case anew == len(f.Of):
 		return 0, !log.ForgottenSince(off)
 	}
 	return matched, false

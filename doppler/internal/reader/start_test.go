@@ -100,8 +100,8 @@ func tellAll(g *Group, w *world) (gaps []*Gap, granted int) {
 // anew. What it says of the gap has to be true, and no counter may run
 // backwards.
 func TestCursorOfAForgottenSource(t *testing.T) {
-	one := Filter{Mask: envelope.AllClasses, Sources: []string{"s"}}
-	two := Filter{Mask: envelope.AllClasses, Sources: []string{"kept", "s"}}
+	one := Filter{{Mask: envelope.AllClasses, Sources: []string{"s"}}}
+	two := Filter{{Mask: envelope.AllClasses, Sources: []string{"kept", "s"}}}
 	for name, tc := range map[string]struct {
 		filter  Filter
 		start   func(w *world, before uint64) Start
@@ -183,7 +183,7 @@ func TestCursorOfAForgottenSource(t *testing.T) {
 func TestCursorThatLies(t *testing.T) {
 	w := forgetful(t)
 	w.logs("a", 5)
-	g := NewGroup(w.log, Filter{Mask: envelope.AllClasses}, Config{}, Start{Place: PlaceOffset, Offset: 2, Matched: 5, Seen: 1 << 60})
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses}}, Config{}, Start{Place: PlaceOffset, Offset: 2, Matched: 5, Seen: 1 << 60})
 	defer g.Close()
 	if a := g.Account(); a.Lag > 3 {
 		t.Errorf("account %+v", a)
@@ -215,7 +215,7 @@ func TestNamesBeforeTheGroup(t *testing.T) {
 	for range 100 {
 		w.append(w.make("a", 6, 20))
 	}
-	f := Filter{Mask: envelope.AllClasses, Names: simNames}
+	f := Filter{{Mask: envelope.AllClasses, Names: simNames}}
 	g := NewGroup(w.log, f, Config{}, Start{Place: PlaceOrigin})
 	defer g.Close()
 	w.group = g

@@ -185,37 +185,43 @@ func (w *world) make(source string, kind, filler int) truth {
 
 // matches applies a filter to an envelope, naively.
 func (f Filter) matches(t *truth) bool {
-	if !f.Mask.Has(t.class) || f.Sources != nil && !slices.Contains(f.Sources, t.source) {
-		return false
-	}
-	if f.Names == nil {
-		return true
-	}
-	return slices.ContainsFunc(t.names, func(n string) bool { return slices.Contains(f.Names, n) })
+	return slices.ContainsFunc(f, func(s envelope.Selector) bool {
+		env, _, _ := envelope.Next(t.record)
+		return s.Matches(t.class, t.source, env)
+	})
 }
 
-// filter picks one.
+// filter picks one, seldom of more than one selector.
 func (w *world) filter() Filter {
-	f := Filter{Mask: envelope.AllClasses}
+	f := Filter{w.selector()}
+	for w.chance(3) {
+		f = append(f, w.selector())
+	}
+	return f
+}
+
+func (w *world) selector() envelope.Selector {
+	if w.chance(4) {
+		return envelope.Selector{Mask: envelope.AllClasses}
+	}
+	s := envelope.Selector{Mask: envelope.AllClasses}
 	if w.chance(2) {
-		f.Mask = envelope.ClassMask(w.rng.IntN(int(envelope.AllClasses)) + 1)
+		s.Mask = envelope.ClassMask(w.rng.IntN(int(envelope.AllClasses)) + 1)
 	}
 	switch w.rng.IntN(6) {
 	case 0:
-		f.Sources = []string{w.source()}
+		s.Sources = []string{w.source()}
 	case 1:
-		f.Sources = []string{w.source(), w.source(), "never"}
+		s.Sources = []string{w.source(), w.source(), "never"}
 	}
 	switch w.rng.IntN(5) {
 	case 0:
-		f.Names = []string{simNames[w.rng.IntN(4)]}
+		s.Names = []string{simNames[w.rng.IntN(4)]}
 	case 1:
-		f.Names = []string{simNames[w.rng.IntN(4)], "w", "cpu"}
+		s.Names = []string{simNames[w.rng.IntN(4)], "w", "cpu"}
 	}
-	if w.chance(4) {
-		f = Filter{Mask: envelope.AllClasses}
-	}
-	return f
+	s.Exact = w.chance(4)
+	return s
 }
 
 // records joins what was appended at the offsets.

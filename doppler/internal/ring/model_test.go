@@ -181,7 +181,7 @@ func (m *model) checkCounters(oldest, head uint64) {
 	var appended, evicted uint64
 	if m.rng.IntN(2) == 0 && len(m.refs) > 0 {
 		s := m.refs[m.rng.IntN(len(m.refs))]
-		f.Sources = []*Source{s}
+		f = Filter{Of: []SourceMask{{s, mask}}}
 		a, e := m.counts(s.id, s.born, head), m.counts(s.id, min(s.born, oldest), oldest)
 		appended, evicted = a.Sum(mask), e.Sum(mask)
 	} else {

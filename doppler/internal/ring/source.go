@@ -197,11 +197,17 @@ func (r *Ring) forgetIdle() {
 	r.idle = append(r.idle[:0], r.idle[excess:]...)
 }
 
-// Filter names the envelopes that a counter counts: those of a class in Mask
-// and, unless Sources is nil, of one of Sources (all of them kept by Ref).
+// Filter names the envelopes that counters count: those of a class in Mask, of
+// any source, and those of other classes of some sources.
 type Filter struct {
-	Mask    envelope.ClassMask
-	Sources []*Source
+	Mask envelope.ClassMask
+	Of   []SourceMask // each source once, no class that is in Mask
+}
+
+// SourceMask is some classes of one source, which is kept by Ref.
+type SourceMask struct {
+	*Source
+	Mask envelope.ClassMask
 }
 
 // Appended returns the next offset and how many envelopes below it match, by
@@ -209,14 +215,11 @@ type Filter struct {
 func (r *Ring) Appended(f Filter) (head uint64, matched Counts) {
 	r.appendMu.Lock()
 	defer r.appendMu.Unlock()
-	head = r.head.Load()
-	if f.Sources == nil {
-		matched.add(&r.classes, f.Mask)
+	matched.add(&r.classes, f.Mask)
+	for _, s := range f.Of {
+		matched.add(&s.appended, s.Mask)
 	}
-	for _, s := range f.Sources {
-		matched.add(&s.appended, f.Mask)
-	}
-	return head, matched
+	return r.head.Load(), matched
 }
 
 // Evicted returns the oldest offset held and how many envelopes below it
@@ -224,14 +227,11 @@ func (r *Ring) Appended(f Filter) (head uint64, matched Counts) {
 func (r *Ring) Evicted(f Filter) (oldest uint64, matched Counts) {
 	r.statMu.Lock()
 	defer r.statMu.Unlock()
-	oldest = r.oldest.Load()
-	if f.Sources == nil {
-		matched.add(&r.evicted, f.Mask)
+	matched.add(&r.evicted, f.Mask)
+	for _, s := range f.Of {
+		matched.add(&s.evicted, s.Mask)
 	}
-	for _, s := range f.Sources {
-		matched.add(&s.evicted, f.Mask)
-	}
-	return oldest, matched
+	return r.oldest.Load(), matched
 }
 
 // EvictedOf returns the oldest offset held and visits the counts of each of
