@@ -54,7 +54,7 @@ func (e *Encoder) readV1() error {
 	b := e.env
 	for i := 0; i < len(b); {
 		var f field
-		if f, i = next(b, i); i < 0 || !e.fieldV1(f) {
+		if f, i = nextV1(b, i); i < 0 || !e.fieldV1(f) {
 			return ErrMalformed
 		}
 	}
@@ -62,6 +62,19 @@ func (e *Encoder) readV1() error {
 		return ErrNoType
 	}
 	return e.readEvents()
+}
+
+// nextV1 is next, faster for what there is most of: short tags.
+func nextV1(b []byte, i int) (f field, end int) {
+	const first, second = v1Tags&0x7f | 0x80, v1Tags >> 7
+	if len(b)-i < 3 || b[i] != first || b[i+1] != second || b[i+2] >= 0x80 {
+		return next(b, i)
+	}
+	f.key, f.start, f.end = v1Tags, i+3, i+3+int(b[i+2])
+	if f.end > len(b) {
+		return f, bad
+	}
+	return f, f.end
 }
 
 func (e *Encoder) fieldV1(f field) bool {

@@ -166,8 +166,16 @@ func (e *Encoder) tagValue(dst, value []byte) []byte {
 	return shut(appendText(dst, valueText, value), at)
 }
 
-// put appends the tag of a name.
+// put appends the tag of a name. Most tags are short, and their lengths known
+// beforehand.
 func (e *Encoder) put(dst []byte, n name, value []byte) []byte {
+	key := names[n]
+	if size := 4 + len(key) + len(value); size < 0x80 && !e.DeprecatedTags && utf8.Valid(value) {
+		dst = append(dst, v2Tags, byte(size), mapKey, byte(len(key)))
+		dst = append(dst, key...)
+		dst = append(dst, mapValue, byte(len(value)))
+		return append(dst, value...)
+	}
 	outer := uint64(v2Tags)
 	if e.DeprecatedTags {
 		outer = v2DeprecatedTags
