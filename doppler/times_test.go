@@ -311,7 +311,7 @@ func TestAge(t *testing.T) {
 func TestBadReadsByTime(t *testing.T) {
 	r := start(t, unread)
 	for query, says := range map[string]string{
-		"limit=1001": "limit \"1001\" is not a number from 0 to 1000", "limit=-1": "0 to 1000", "limit=x": "limit",
+		"limit=20001": "limit \"20001\" is not a number from 0 to 20000", "limit=-1": "0 to 20000", "limit=x": "limit",
 		"start=2&end=1": "start 2 is after end 1", "start=soon": "start", "end=9223372036854775808": "end",
 		"name_filter=(": "name_filter", "name_filter=" + strings.Repeat("x", 1025): "the limit is 1024", "type=trace": "trace",
 	} {

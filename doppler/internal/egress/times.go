@@ -20,7 +20,7 @@ import (
 // Limits of a read by time.
 const (
 	defaultTimeLimit = 100
-	maxTimeLimit     = 1000
+	maxTimeLimit     = 20_000 // Log Cache has 1000; PromQL reads larger pages
 	maxNameFilter    = 1 << 10
 	maxTies          = 20_000  // of one timestamp, beyond the limit
 	maxTimeAnswer    = 8 << 20 // bytes of an answer whose end is all of one timestamp

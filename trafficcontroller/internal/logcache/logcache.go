@@ -82,6 +82,7 @@ type LogCache struct {
 	reads   gate
 	queries gate
 	engine  *promql.Engine
+	page    int          // selectPage
 	unsent  atomic.Int64 // bytes of answers that are being written
 }
 
@@ -89,7 +90,7 @@ type LogCache struct {
 func New(cfg Config, log *slog.Logger) *LogCache {
 	c := &LogCache{
 		cfg: cfg, log: log, mux: http.NewServeMux(), started: time.Now(),
-		reads: newGate(cfg.MaxReads), queries: newGate(cfg.MaxQueries), engine: newEngine(),
+		reads: newGate(cfg.MaxReads), queries: newGate(cfg.MaxQueries), engine: newEngine(), page: selectPage,
 	}
 	c.handle("/api/v1/info", "info", c.info)
 	c.handle("/api/v1/meta", "meta", c.meta)

@@ -223,12 +223,13 @@ func TestQueryFaults(t *testing.T) {
 // Pages and Dopplers do not show in the result.
 func TestQueriesReadAllPages(t *testing.T) {
 	s := newStage(t, 3)
-	const n = 3*selectPage + 100
+	s.page = 300
+	const n = 3100
 	for i := range n {
 		// Two of a time, on one Doppler or on two.
 		s.take(t, i*i%7%3, counterAt("app", at(float64(i/2)/1000), "c", uint64(i)))
 	}
-	for _, room := range []int{0, 1000} {
+	for _, room := range []int{0, 100} {
 		s.dopplers[1].PageLimit = room
 		if got, want := result(t, s.ask(`count_over_time(c{source_id="app"}[1m])`, 30)), fmt.Sprintf("source_id=app %d@30", n); got != want {
 			t.Errorf("%s, want %s", got, want)

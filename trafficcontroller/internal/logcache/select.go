@@ -21,7 +21,7 @@ import (
 const (
 	maxSamples    = 500_000
 	maxLabelBytes = 64 << 20 // of all series
-	selectPage    = 1000     // envelopes of a Doppler at a time, the most it gives
+	selectPage    = 20_000   // envelopes of a Doppler at a time, the most it gives
 )
 
 // shelf is where one query reads: a storage.Queryable over the history of the
@@ -114,7 +114,7 @@ func (w *walk) source(ctx context.Context, id string) error {
 		if answers.Late+answers.Away > w.lacks.Late+w.lacks.Away {
 			w.lacks = answers
 		}
-		list, more := w.cache.together(answers.Bodies, selectPage, false)
+		list, more := w.cache.together(answers.Bodies, w.cache.page, false)
 		if w.left -= len(list); w.left < 0 {
 			return fmt.Errorf("the query reads more than %d envelopes, which is the limit", maxSamples)
 		}
@@ -136,7 +136,7 @@ func (w *walk) source(ctx context.Context, id string) error {
 func (w *walk) page(from, to int64) url.Values {
 	v := url.Values{
 		"order": {"time"}, "start": {strconv.FormatInt(from, 10)}, "end": {strconv.FormatInt(to, 10)},
-		"limit": {strconv.Itoa(selectPage)}, "type": {"counter", "gauge", "timer"},
+		"limit": {strconv.Itoa(w.cache.page)}, "type": {"counter", "gauge", "timer"},
 	}
 	if names := namesLike(w.metric); names != "" {
 		v.Set("name_filter", names)
