@@ -3,6 +3,7 @@ package wsframe
 import (
 	"strconv"
 
+	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
@@ -48,6 +49,24 @@ func Missed(g *streampb.Gap) (n uint64, exact bool) {
 // Firehose client of n more that it misses.
 func AppendDroppedEvent(dst []byte, n, total uint64, now int64) []byte {
 	return dropsonde.AppendCounterEvent(dst, droppedOrigin, droppedName, n, total, now)
+}
+
+// DroppedEnvelope tells a v2 client a gap, as the Reverse Log Proxy told what it
+// dropped: nozzles raise an alarm for that (protocol/03, other clients). Where
+// nobody knows the size it says 1; the tags say so.
+func DroppedEnvelope(g *streampb.Gap, now int64) *loggregatorv2.Envelope {
+	n := g.GetCount()
+	if g.GetPrecision() != streampb.Gap_EXACT {
+		n = max(n, 1)
+	}
+	return &loggregatorv2.Envelope{
+		Timestamp: now, SourceId: "reverse_log_proxy",
+		Tags: map[string]string{
+			"origin": "loggregator.rlp", "direction": "egress", "metric_version": "2.0",
+			"precision": g.GetPrecision().String(), "reason": g.GetReason().String(), "doppler": g.GetDoppler(),
+		},
+		Message: &loggregatorv2.Envelope_Counter{Counter: &loggregatorv2.Counter{Name: "dropped", Delta: n}},
+	}
 }
 
 // AppendLine appends the frame that tells a tail a gap: a LogMessage on the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
+	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
@@ -45,8 +46,14 @@ func BenchmarkOldFraming(b *testing.B) {
 // BenchmarkCall has one reader over loopback that does not look at what it
 // gets. One operation is an envelope; the time is that of both ends.
 func BenchmarkCall(b *testing.B) {
-	b.Run("batches", func(b *testing.B) { benchmarkCall(b, plumbingpb.Doppler_BatchSubscribe_FullMethodName) })
-	b.Run("single", func(b *testing.B) { benchmarkCall(b, plumbingpb.Doppler_Subscribe_FullMethodName) })
+	all := &loggregatorv2.EgressBatchRequest{Selectors: []*loggregatorv2.Selector{{Message: &loggregatorv2.Selector_Log{}}}}
+	b.Run("v1 batches", func(b *testing.B) {
+		benchmarkCall(b, plumbingpb.Doppler_BatchSubscribe_FullMethodName, &plumbingpb.SubscriptionRequest{})
+	})
+	b.Run("v1 single", func(b *testing.B) {
+		benchmarkCall(b, plumbingpb.Doppler_Subscribe_FullMethodName, &plumbingpb.SubscriptionRequest{})
+	})
+	b.Run("v2 batches", func(b *testing.B) { benchmarkCall(b, loggregatorv2.Egress_BatchedReceiver_FullMethodName, all) })
 }
 
 // counter counts the envelopes in messages.
@@ -60,7 +67,7 @@ func (c countCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-func benchmarkCall(b *testing.B, method string) {
+func benchmarkCall(b *testing.B, method string, request any) {
 	log, err := ring.New(ring.Config{Bytes: 64 << 20})
 	if err != nil {
 		b.Fatal(err)
@@ -88,7 +95,7 @@ func benchmarkCall(b *testing.B, method string) {
 	defer conn.Close()
 	calls, err := conn.NewStream(b.Context(), &grpc.StreamDesc{ServerStreams: true}, method)
 	if err == nil {
-		err = calls.SendMsg(&plumbingpb.SubscriptionRequest{})
+		err = calls.SendMsg(request)
 	}
 	if err != nil {
 		b.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
@@ -27,6 +28,7 @@ type plumbing struct {
 // Register adds the calls of readers to a gRPC server.
 func (s *Server) Register(to grpc.ServiceRegistrar) {
 	plumbingpb.RegisterDopplerServer(to, plumbing{server: s})
+	loggregatorv2.RegisterEgressServer(to, v2{server: s})
 }
 
 // Subscribe sends an envelope in each message.

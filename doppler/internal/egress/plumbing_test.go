@@ -35,7 +35,10 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // old returns a client of the old service.
-func (d *doppler) old() plumbingpb.DopplerClient {
+func (d *doppler) old() plumbingpb.DopplerClient { return plumbingpb.NewDopplerClient(d.calls()) }
+
+// calls connects to the Doppler's gRPC.
+func (d *doppler) calls() *grpc.ClientConn {
 	d.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -56,7 +59,7 @@ func (d *doppler) old() plumbingpb.DopplerClient {
 			d.t.Error(err)
 		}
 	})
-	return plumbingpb.NewDopplerClient(conn)
+	return conn
 }
 
 // add appends whole envelopes.

@@ -9,6 +9,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // maxBatch is how many envelopes an event holds (protocol/04).
@@ -21,7 +22,7 @@ func NewEncoder() func(dst []byte, gaps []*streampb.Gap, records []byte) []byte 
 	return func(dst []byte, gaps []*streampb.Gap, records []byte) []byte {
 		batch := &loggregatorv2.EnvelopeBatch{}
 		for _, g := range gaps {
-			batch.Batch = append(batch.Batch, droppedEnvelope(g, time.Now()))
+			batch.Batch = append(batch.Batch, wsframe.DroppedEnvelope(g, time.Now().UnixNano()))
 		}
 		for env := range envelope.Walk(records) {
 			if len(batch.Batch) >= maxBatch {
@@ -79,20 +80,4 @@ func preferTags(e *loggregatorv2.Envelope) {
 		}
 	}
 	e.DeprecatedTags = nil
-}
-
-// droppedEnvelope tells a gap. Of one whose size nobody knows it says 1.
-func droppedEnvelope(g *streampb.Gap, now time.Time) *loggregatorv2.Envelope {
-	n := g.GetCount()
-	if g.GetPrecision() != streampb.Gap_EXACT {
-		n = max(n, 1)
-	}
-	return &loggregatorv2.Envelope{
-		Timestamp: now.UnixNano(), SourceId: "reverse_log_proxy",
-		Tags: map[string]string{
-			"origin": "loggregator.rlp", "direction": "egress", "metric_version": "2.0",
-			"precision": g.GetPrecision().String(), "reason": g.GetReason().String(), "doppler": g.GetDoppler(),
-		},
-		Message: &loggregatorv2.Envelope_Counter{Counter: &loggregatorv2.Counter{Name: "dropped", Delta: n}},
-	}
 }
