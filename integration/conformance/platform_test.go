@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -176,8 +177,8 @@ func (p *platform) asked(ctx context.Context, t *testing.T) (list []string) {
 
 // row is one reader in the view of a service.
 type row struct {
-	Kind, Remote, State string
-	Shard               string `json:"shard_id"`
+	Kind, Remote, State, Filter string
+	Shard                       string `json:"shard_id"`
 }
 
 // rows asks a service who reads.
@@ -218,17 +219,11 @@ func until(ctx context.Context, t *testing.T, what string, done func() bool) {
 func (p *platform) member(ctx context.Context, t *testing.T, local string) {
 	t.Helper()
 	until(ctx, t, "the client to be a member", func() bool {
-		shard, found := "", false
 		list := rows(ctx, t, p.Dopplers[0])
-		for _, r := range list {
-			if r.Kind == "firehose" && r.Remote == local {
-				shard, found = r.Shard, true
-			}
-		}
-		for _, r := range list {
-			found = found && (r.Kind != "firehose" || r.Shard != shard || r.State != "open" || r.Remote == local)
-		}
-		return found
+		i := slices.IndexFunc(list, func(r row) bool { return r.Kind == "firehose" && r.Remote == local })
+		return i >= 0 && !slices.ContainsFunc(list, func(r row) bool {
+			return r.Kind == "firehose" && r.State == "open" && r.Shard == list[i].Shard && r.Filter == list[i].Filter && r.Remote != local
+		})
 	})
 }
 
