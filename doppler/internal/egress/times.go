@@ -199,8 +199,42 @@ func (s *Server) oldestServed(now time.Time) int64 {
 	return now.Add(-s.cfg.RecentAge).UnixNano()
 }
 
-// find looks at every envelope that may match, and copies none of the ring's.
+// find looks for what is asked for, and copies none of the ring's. Of the newest
+// none is older than all of as many that came last, so most segments of a busy
+// source need not be looked at.
 func (s *Server) find(ctx context.Context, src *ring.Source, q timeQuery) *first {
+	if q.descending {
+		near := q
+		near.start = s.cameLast(src, q)
+		if near.start > q.start {
+			if f := s.look(ctx, src, near); len(f.best) == q.limit { // else the ring has let go of some
+				return f
+			}
+		}
+	}
+	return s.look(ctx, src, q)
+}
+
+// cameLast returns the oldest timestamp of the limit that came last of what is
+// asked for, or the start if it does not find so many soon.
+func (s *Server) cameLast(src *ring.Source, q timeQuery) int64 {
+	found, seen, oldest := 0, 0, int64(math.MaxInt64)
+	s.log.Newest(src, q.mask, s.log.Head(), func(_ uint64, _ envelope.Class, env []byte) bool {
+		if t := envelope.Timestamp(env); q.in(t) && q.named(env) {
+			found++
+			oldest = min(oldest, t)
+		}
+		seen++
+		return found < q.limit && seen < 4*q.limit+1000
+	})
+	if found < q.limit {
+		return q.start
+	}
+	return oldest
+}
+
+// look looks at every envelope that may match.
+func (s *Server) look(ctx context.Context, src *ring.Source, q timeQuery) *first {
 	f := &first{limit: q.limit, descending: q.descending}
 	lowest := s.log.Head()
 	seen := 0

@@ -3,6 +3,7 @@ package egress
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -86,6 +87,14 @@ func BenchmarkReadTimes(b *testing.B) {
 				}
 			})
 		}
+		b.Run(fmt.Sprintf("last of %d", held), func(b *testing.B) {
+			q := timeQuery{mask: envelope.AllClasses, start: math.MinInt64, end: math.MaxInt64, limit: 100, descending: true}
+			for b.Loop() {
+				if a := s.readTimes(b.Context(), src, q); len(a.entries) != 100 {
+					b.Fatalf("%d entries", len(a.entries))
+				}
+			}
+		})
 	}
 }
 
