@@ -478,3 +478,24 @@ func (p *realPlatform) dialDoppler(t *testing.T) *grpc.ClientConn {
 	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
+
+// TestGatewayClientGetsEveryField has go-loggregator read /v2/read.
+func TestGatewayClientGetsEveryField(t *testing.T) {
+	ctx := deadline(t)
+	p := startReal(t, pipeline.Config{Dopplers: 1, Controllers: 1})
+	count := strconv.Itoa(numberedEnvelopes())
+	reader := func(shard, token string, more ...string) *realClient {
+		args := []string{"gateway", "-addr", "https://" + p.Controllers[0].Addrs[pipeline.Public], "-shard", shard, "-token", "bearer " + token}
+		return p.run(t, append(args, append(more, "-run", "r", "-via", "batch", "-count", count, "-limit", "5m")...)...)
+	}
+	readers := map[string]*realClient{
+		"all": reader("all", "nia"), "some": reader("some", "nia", "-type", "counter,gauge,event"), "own": reader("own", "alice", "-source", realApp),
+	}
+	for shard := range readers {
+		p.hasMembers(ctx, t, shard, 1)
+	}
+	p.inside(t, "send", 0, "-run", "r", "-via", "batch", "-count", count, "-rate", "20000").result(ctx, t)
+	for name, c := range readers {
+		c.checked(ctx, t, name)
+	}
+}
