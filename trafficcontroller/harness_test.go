@@ -74,6 +74,13 @@ func (l *lines) with(words ...string) bool {
 	return false
 }
 
+// count returns how many lines have a word.
+func (l *lines) count(word string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), word)
+}
+
 func config() *Config {
 	c := DefaultConfig()
 	c.Name, c.Addr, c.AdminAddr = "tc", "127.0.0.1:0", "127.0.0.1:0"

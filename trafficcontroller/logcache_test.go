@@ -74,6 +74,9 @@ func TestLogCacheWithoutAnAnswer(t *testing.T) {
 	forward, backward := r.get("/api/v1/read/app"), r.get("/api/v1/read/app?descending=true")
 	close(release)
 	<-done
+	if n := r.logs.count("history could not be read"); n != 1 {
+		t.Errorf("%d lines in the log of 2 reads that failed", n)
+	}
 	if forward.code != http.StatusServiceUnavailable || forward.header.Get("Retry-After") == "" {
 		t.Errorf("forward: %+v", forward)
 	}

@@ -33,7 +33,7 @@ func (t *TrafficController) gather(ctx context.Context, connected bool, source s
 			case err == nil:
 				bodies[i] = body
 			case ctx.Err() == nil: // else the client has left
-				t.log.Warn("history could not be read", "addr", addr, "source_id", source, "error", err)
+				t.readLog.Warn("history could not be read", "addr", addr, "source_id", source, "error", err)
 			}
 		})
 	}

@@ -39,6 +39,7 @@ type TrafficController struct {
 	// static after New
 	cfg          Config
 	log          *slog.Logger
+	readLog      *slog.Logger // of reads that fail, which may be many
 	registry     *prometheus.Registry
 	refusals     *daemon.Refusals
 	pings        *stream.KeepAlive
@@ -68,7 +69,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		return nil, err
 	}
 	t := &TrafficController{
-		cfg: cfg, log: log, registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("trafficcontroller"), cacheMetrics: newCacheMetrics(),
+		cfg: cfg, log: log, readLog: upstream.Quiet(log), registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("trafficcontroller"), cacheMetrics: newCacheMetrics(),
 		pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16),
 	}
 	if err := t.build(); err != nil {

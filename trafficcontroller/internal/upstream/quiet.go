@@ -9,8 +9,12 @@ import (
 
 // quiet returns a logger that says at most one thing a minute about addr, so
 // that a Doppler that comes and goes does not fill the log.
-func quiet(log *slog.Logger, addr string) *slog.Logger {
-	return slog.New(&quietHandler{Handler: log.Handler(), gate: &gate{}}).With("addr", addr)
+func quiet(log *slog.Logger, addr string) *slog.Logger { return Quiet(log).With("addr", addr) }
+
+// Quiet returns a logger that says at most one thing a minute, and how much it
+// has left out.
+func Quiet(log *slog.Logger) *slog.Logger {
+	return slog.New(&quietHandler{Handler: log.Handler(), gate: &gate{}})
 }
 
 const quietFor = time.Minute
