@@ -37,7 +37,16 @@ func numberedEnvelopes() int {
 	return 2_000
 }
 
-// real is a platform for real clients: TLS everywhere, UAA and Cloud Controller.
+// patience is how long a reader waits for the rest before it says what is
+// missing: less than the test does.
+func patience() string {
+	if full || raceEnabled {
+		return "7m"
+	}
+	return "1m"
+}
+
+// realPlatform is a platform for real clients: TLS everywhere, UAA and Cloud Controller.
 type realPlatform struct {
 	*pipeline.Pipeline
 	cf    *pipeline.CF
@@ -226,7 +235,7 @@ func TestNoaaGetsEveryField(t *testing.T) {
 		"firehose": {"-id", "whole", "-token", "bearer nia"}, "logs": {"-id", "some", "-token", "bearer nia"},
 		"metrics": {"-id", "some", "-token", "bearer nia"}, "stream": {"-id", realApp, "-token", "bearer alice"},
 	} {
-		args := []string{"noaa", "-addr", p.URL(0), "-mode", mode, "-run", "r", "-via", "batch", "-count", count, "-limit", "5m"}
+		args := []string{"noaa", "-addr", p.URL(0), "-mode", mode, "-run", "r", "-via", "batch", "-count", count, "-limit", patience()}
 		readers[mode] = p.run(t, append(args, flags...)...)
 	}
 	p.hasMembers(ctx, t, "whole", 1)
@@ -392,7 +401,7 @@ func TestLogCacheClientGetsEveryField(t *testing.T) {
 	}
 	reader := func(token, sources string, more ...string) *realClient {
 		args := []string{"logcache", "-addr", "https://" + p.Controllers[0].Addrs[pipeline.Public], "-token", "bearer " + token, "-preferred=false", "-source", sources}
-		return p.run(t, append(args, append(more, "-run", "r", "-via", strings.Join(ways, ","), "-count", count, "-limit", "7m")...)...)
+		return p.run(t, append(args, append(more, "-run", "r", "-via", strings.Join(ways, ","), "-count", count, "-limit", patience())...)...)
 	}
 	all := reader("nia", realSources)
 	if all.checked(ctx, t, "everything"); full {
@@ -486,7 +495,7 @@ func TestGatewayClientGetsEveryField(t *testing.T) {
 	count := strconv.Itoa(numberedEnvelopes())
 	reader := func(shard, token string, more ...string) *realClient {
 		args := []string{"gateway", "-addr", "https://" + p.Controllers[0].Addrs[pipeline.Public], "-shard", shard, "-token", "bearer " + token}
-		return p.run(t, append(args, append(more, "-run", "r", "-via", "batch", "-count", count, "-limit", "5m")...)...)
+		return p.run(t, append(args, append(more, "-run", "r", "-via", "batch", "-count", count, "-limit", patience())...)...)
 	}
 	readers := map[string]*realClient{
 		"all": reader("all", "nia"), "some": reader("some", "nia", "-type", "counter,gauge,event"), "own": reader("own", "alice", "-source", realApp),

@@ -39,7 +39,7 @@ func (s *selection) parse(name string, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	s.check.expect = s.expected
+	s.check.expect, s.check.gap = s.expected, droppedV2
 	s.check.prepare()
 	return nil
 }
@@ -85,6 +85,16 @@ func kind(e *v2.Envelope) string {
 		return "event"
 	}
 	return ""
+}
+
+// droppedV2 is how many envelopes a reader of /v2/read or of a Doppler's Egress is told it
+// misses: a counter as Reverse Log Proxies emit it.
+func droppedV2(e numbered) int {
+	counter, ok := e.(*v2.Envelope)
+	if !ok || counter.GetCounter().GetName() != "dropped" || counter.GetTags()["direction"] != "egress" {
+		return 0
+	}
+	return int(counter.GetCounter().GetDelta())
 }
 
 // request selects each type of each source.
