@@ -10,6 +10,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/doppler/internal/egress"
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
 )
 
@@ -67,6 +68,14 @@ func newCollector(d *Doppler) *collector {
 		func(s *snapshot) float64 { return float64(s.in.BufferOverdrafts) })
 	add(counter, "egress_envelopes_total", "Envelopes written to readers.", nil,
 		func(s *snapshot) float64 { return float64(s.out.Sent) })
+	for by := range egress.NumFramings {
+		add(counter, "egress_framing_envelopes_total", "Envelopes written to readers, by the form they went out in.", prometheus.Labels{"framing": by.String()},
+			func(s *snapshot) float64 { return float64(s.out.SentBy[by]) })
+	}
+	for why := range egress.NumRefusals {
+		add(counter, "egress_calls_refused_total", "Calls of readers over gRPC refused, by cause.", prometheus.Labels{"cause": why.String()},
+			func(s *snapshot) float64 { return float64(s.out.Refused[why]) })
+	}
 	add(counter, "egress_dropped_total", "Envelopes readers were told they miss.", nil,
 		func(s *snapshot) float64 { return float64(s.out.Dropped) })
 	add(gauge, "subscriptions", "Open connections of readers.", nil,

@@ -60,8 +60,10 @@ func (s *Server) serveCall(calls grpc.ServerStream, q firehoseQuery, method stri
 	id, err := s.count()
 	switch {
 	case errors.Is(err, errStopping):
+		s.refused[Stopping].Add(1)
 		return status.Error(codes.Unavailable, err.Error())
 	case err != nil:
+		s.refused[OverLimit].Add(1)
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	c := &call{
@@ -198,7 +200,7 @@ func (c *call) send(grant *reader.Grant) error {
 		return err
 	}
 	g.signal(g.state.Sent(c.state, grant.Lease))
-	c.server.sent.Add(uint64(grant.Count))
+	c.server.sent[framingOf(c.view.framing)].Add(uint64(grant.Count))
 	return nil
 }
 
@@ -217,6 +219,12 @@ func (c *call) isBlocked() {
 		c.blocked = true
 		g.signal(g.state.SetBlocked(c.state, true))
 	}
+}
+
+// badCall refuses a call for what it asks for.
+func (s *Server) badCall(format string, args ...any) error {
+	s.refused[BadRequest].Add(1)
+	return status.Errorf(codes.InvalidArgument, format, args...)
 }
 
 // callMessage is an encoded message. The codec of the listener sends it as it

@@ -343,7 +343,7 @@ func (m *member) writeGrant(f *framer, grant *reader.Grant) error {
 	if blocked {
 		m.setBlocked(false)
 	}
-	m.server.sent.Add(uint64(grant.Count))
+	m.server.sent[ByWebSocket].Add(uint64(grant.Count))
 	return err
 }
 

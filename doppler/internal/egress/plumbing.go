@@ -45,9 +45,9 @@ func (p plumbing) subscribe(q *plumbingpb.SubscriptionRequest, calls grpc.Server
 	app, shard := q.GetFilter().GetAppId(), q.GetShardId()
 	switch {
 	case len(app) > maxAppID:
-		return status.Errorf(codes.InvalidArgument, "filter.app_id has %d bytes, the limit is %d", len(app), maxAppID)
+		return p.server.badCall("filter.app_id has %d bytes, the limit is %d", len(app), maxAppID)
 	case len(shard) > maxShardID:
-		return status.Errorf(codes.InvalidArgument, "shard_id has %d bytes, the limit is %d", len(shard), maxShardID)
+		return p.server.badCall("shard_id has %d bytes, the limit is %d", len(shard), maxShardID)
 	}
 	framing := &oldFraming{app: app, batch: batch}
 	return p.server.serveCall(calls, firehoseQuery{shardID: shard, filter: oldFilter(q.GetFilter())}, method, framing)

@@ -72,8 +72,9 @@ type Server struct {
 
 	accepted func() (accepted, dropped uint64)
 
-	sent     atomic.Uint64 // envelopes written to readers
-	readers  atomic.Uint64 // members and links that ever began to read
+	sent     [NumFramings]atomic.Uint64 // envelopes written to readers
+	refused  [NumRefusals]atomic.Uint64 // calls
+	readers  atomic.Uint64              // members and links that ever began to read
 	sessions sync.WaitGroup
 	draining atomic.Bool
 	stopped  atomic.Bool // every connection is closed
@@ -382,8 +383,10 @@ const maxControlBytes = 4 << 20
 
 // Stats are the server's totals since its start.
 type Stats struct {
-	Sent          uint64 // envelopes written to readers
-	Dropped       uint64 // envelopes told as gaps
+	Sent          uint64              // envelopes written to readers
+	SentBy        [NumFramings]uint64 // the same, by framing
+	Dropped       uint64              // envelopes told as gaps
+	Refused       [NumRefusals]uint64 // calls over gRPC
 	Subscriptions int
 	Groups        int
 }
@@ -392,7 +395,14 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := Stats{Sent: s.sent.Load(), Subscriptions: s.conns, Groups: len(s.groups), Dropped: s.gone.Dropped + s.goneLinks}
+	st := Stats{Subscriptions: s.conns, Groups: len(s.groups), Dropped: s.gone.Dropped + s.goneLinks}
+	for by := range s.sent {
+		st.SentBy[by] = s.sent[by].Load()
+		st.Sent += st.SentBy[by]
+	}
+	for why := range s.refused {
+		st.Refused[why] = s.refused[why].Load()
+	}
 	for _, g := range s.groups {
 		st.Dropped += g.account().Dropped
 	}

@@ -225,6 +225,6 @@ func (l *linkSession) writeBatch(f *framer, b *reader.LinkBatch) error {
 	out.Watching = b.Watching
 	out.Gaps = f.gaps(b.Gaps)
 	err := f.write(b.Pieces, b.Bytes, func(bool) { b.Release() })
-	l.server.sent.Add(uint64(b.Count))
+	l.server.sent[ByWebSocket].Add(uint64(b.Count))
 	return err
 }

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
@@ -44,11 +42,11 @@ type v2Request interface {
 
 func (e v2) subscribe(q v2Request, calls grpc.ServerStream, method string, framing *v2Framing) error {
 	if n := len(q.GetShardId()); n > maxShardID {
-		return status.Errorf(codes.InvalidArgument, "shard_id has %d bytes, the limit is %d", n, maxShardID)
+		return e.server.badCall("shard_id has %d bytes, the limit is %d", n, maxShardID)
 	}
 	filter, err := v2Filter(q)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return e.server.badCall("%v", err)
 	}
 	return e.server.serveCall(calls, firehoseQuery{shardID: q.GetShardId(), filter: filter}, method, framing)
 }

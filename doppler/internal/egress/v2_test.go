@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/api/plumbingpb"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
@@ -288,5 +289,34 @@ func TestV2Refusals(t *testing.T) {
 		if status.Code(err) != test.code || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %v, want %v with %q", name, err, test.code, test.says)
 		}
+	}
+	if got := d.server.Stats().Refused; got != [NumRefusals]uint64{BadRequest: 3, OverLimit: 1} {
+		t.Errorf("counted %v", got)
+	}
+}
+
+// Each framing has its own count; together they are what was sent.
+func TestSentIsCountedByFraming(t *testing.T) {
+	d := start(t, 16<<20, notYoung)
+	defer d.stop()
+	conn := d.calls()
+	egress, old := loggregatorv2.NewEgressClient(conn), plumbingpb.NewDopplerClient(conn)
+	d.receive(egress, &loggregatorv2.EgressBatchRequest{Selectors: []*loggregatorv2.Selector{anyLog}})
+	single, err := egress.Receiver(t.Context(), &loggregatorv2.EgressRequest{Selectors: []*loggregatorv2.Selector{anyLog}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := single.Header(); err != nil {
+		t.Fatal(err)
+	}
+	d.subscribe(old, "", nil)
+	ws := d.dial("/v2/firehose?type=log")
+	defer ws.conn.CloseNow()
+	eventually(t, func() bool { return d.server.Stats().Subscriptions == 4 })
+	d.emit("app", 10)
+	want := [NumFramings]uint64{ByWebSocket: 10, ByBatchedReceiver: 10, ByReceiver: 10, ByBatchSubscribe: 10}
+	eventually(t, func() bool { return d.server.Stats().SentBy == want })
+	if st := d.server.Stats(); st.Sent != 40 {
+		t.Errorf("%d in all", st.Sent)
 	}
 }
