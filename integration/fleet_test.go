@@ -52,11 +52,13 @@ func TestMixedFleet(t *testing.T) {
 	}
 	gateway := p.run(t, "gateway", "-addr", "https://"+p.Controllers[0].Addrs[pipeline.Public], "-shard", "gateway", "-token", "bearer nia",
 		"-run", "r", "-via", ways, "-count", count, "-limit", patience(), "-lossy")
+	connector := p.inside(t, "connector", 0, "-shard", "connector", "-preferred=false", "-run", "r", "-via", ways, "-count", count, "-limit", patience(), "-lossy")
 	slow := reader("firehose", "slow", "bearer nia", held, "-hold")
 	sdk := openCounting(ctx, t, p, "sdk")
 	for _, shard := range []string{"whole", "logs", "metrics", "slow", "sdk", "gateway"} {
 		p.hasMembers(ctx, t, shard, 1)
 	}
+	p.hasCalls(ctx, t, "connector")
 	p.hasTails(ctx, t, 1)
 
 	var producers []*realClient
@@ -76,6 +78,7 @@ func TestMixedFleet(t *testing.T) {
 		c.lawful(ctx, t, name)
 	}
 	gateway.lawful(ctx, t, "gateway")
+	connector.lawful(ctx, t, "connector")
 	if r := slow.lawful(ctx, t, "slow"); r.Gaps == 0 {
 		t.Errorf("the slow reader missed nothing")
 	}

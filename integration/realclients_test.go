@@ -508,3 +508,49 @@ func TestGatewayClientGetsEveryField(t *testing.T) {
 		c.checked(ctx, t, name)
 	}
 }
+
+// TestConnectorGetsEveryField has go-loggregator read a Doppler's Egress.
+func TestConnectorGetsEveryField(t *testing.T) {
+	ctx := deadline(t)
+	p := startReal(t, pipeline.Config{Dopplers: 1, Controllers: 1})
+	count := strconv.Itoa(numberedEnvelopes())
+	readers := map[string]*realClient{}
+	for shard, more := range map[string][]string{"all": nil, "some": {"-type", "counter,gauge,event"}, "own": {"-source", realApp}} {
+		args := []string{"-shard", shard, "-preferred=false", "-run", "r", "-via", "batch", "-count", count, "-limit", patience()}
+		readers[shard] = p.inside(t, "connector", 0, append(args, more...)...)
+	}
+	for shard := range readers {
+		p.hasCalls(ctx, t, shard)
+	}
+	p.inside(t, "send", 0, "-run", "r", "-via", "batch", "-count", count, "-rate", "20000").result(ctx, t)
+	for name, c := range readers {
+		c.checked(ctx, t, name)
+	}
+}
+
+// hasCalls waits until a shard has a member, whoever it is.
+func (p *realPlatform) hasCalls(ctx context.Context, t *testing.T, shard string) {
+	t.Helper()
+	poll(ctx, t, shard+" to have a member", func() bool {
+		return slices.ContainsFunc(subscriptions(ctx, t, p.Dopplers[0]), func(s subscription) bool { return s.Shard == shard && s.State == "open" })
+	})
+}
+
+// TestConnectorComesBack kills the Doppler under a reader, which has to come
+// back by itself.
+func TestConnectorComesBack(t *testing.T) {
+	ctx := deadline(t)
+	p := startReal(t, pipeline.Config{Dopplers: 1})
+	reader := p.inside(t, "connector", 0, "-shard", "back", "-lines")
+	p.hasCalls(ctx, t, "back")
+	p.Dopplers[0].Kill()
+	if err := p.Restart(ctx, p.Dopplers[0]); err != nil {
+		t.Fatal(err)
+	}
+	p.hasCalls(ctx, t, "back")
+	finish(ctx, t, p.inside(t, "emit", 0).Process)
+	reader.says(ctx, t, "an event", func(l line) bool { return strings.Contains(string(l.Envelope), `"Event"`) })
+	if code, err := reader.Stop(ctx); err != nil || code != 0 {
+		t.Errorf("code %d, %v: %s", code, err, reader.Log())
+	}
+}
