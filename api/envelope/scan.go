@@ -25,6 +25,8 @@ type Record struct {
 	// SourceStart and SourceEnd bound the source id in the message; they are
 	// equal when it is empty.
 	SourceStart, SourceEnd uint32
+	// Name is NameHash of a counter or gauge, 0 of others.
+	Name uint16
 	// Class is the class of the envelope.
 	Class Class
 	// Canonical says that in front of Start are exactly the byte 0x0a and
@@ -191,6 +193,9 @@ func scanRecord(b []byte, i int, lim Limits, r *Record) error {
 		SourceStart: uint32(x.source),
 		SourceEnd:   uint32(x.sourceEnd),
 		Class:       x.class(),
+	}
+	if namedClasses.Has(r.Class) {
+		r.Name = NameHash(b[i:])
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ type group struct {
 	shardID     string
 	filter      reader.Filter
 	private     bool // of one connection: does not linger
+	roster      *roster
+	name        string // in the roster
 	countsNames bool
 
 	idle atomic.Int32 // sessions that wait for the ring to grow
@@ -76,30 +78,46 @@ func (s *Server) serveFirehose(w http.ResponseWriter, r *http.Request) {
 func (s *Server) join(m *seat, q firehoseQuery) {
 	filter := q.filter.Canonical()
 	key := strconv.Quote(q.shardID) + " " + filter.Key()
+	name := q.name
 	if q.shardID == "" {
-		key = m.id + key
+		key, name = m.id+key, "" // there is nobody to share with
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var r *roster
+	if name != "" {
+		r = s.rosterOf(key)
+		key += " for " + strconv.Quote(name)
+	}
 	g := s.groups[key]
 	if g == nil {
-		start := reader.StartFrom(q.cursor, s.cfg.Doppler, s.cfg.Epoch, q.origin, s.young())
-		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*seat{}}
-		g.state = reader.NewGroup(s.log, filter, reader.Config{
-			WindowBytes: s.cfg.WindowBytes, AckTimeout: s.cfg.AckTimeout, WindowOffsets: s.windowOffsets,
-		}, start)
-		g.countsNames = g.state.CountsNames()
-		s.groups[key] = g
-		if g.countsNames {
-			s.listCounting()
-		}
+		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*seat{}, roster: r, name: name}
+		s.open(g, s.startOf(q, r))
 	}
 	g.mu.Lock()
 	m.group = g
-	m.state = g.state.Join(time.Now(), q.acking)
+	m.state = g.state.Join(time.Now(), q.acking && r == nil)
 	g.sessions[m.state] = m
 	g.mu.Unlock()
+	if r != nil {
+		r.groups[name] = g
+		s.reassign(r)
+	}
 	s.readers.Add(1)
+}
+
+// open begins a group. mu is held.
+func (s *Server) open(g *group, start reader.Start) {
+	cfg := reader.Config{WindowBytes: s.cfg.WindowBytes, AckTimeout: s.cfg.AckTimeout, WindowOffsets: s.windowOffsets}
+	if g.roster != nil {
+		cfg.Share = &reader.Share{Roster: &g.roster.owners, Name: g.name}
+	}
+	g.state = reader.NewGroup(s.log, g.filter, cfg, start)
+	g.countsNames = g.state.CountsNames()
+	s.groups[g.key] = g
+	if g.countsNames {
+		s.listCounting()
+	}
 }
 
 func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }
@@ -115,6 +133,11 @@ func (m *seat) leave() {
 	}
 	g.signal(wake)
 	g.mu.Unlock()
+	if g.roster != nil {
+		m.server.mu.Lock()
+		m.server.reassign(g.roster)
+		m.server.mu.Unlock()
+	}
 	m.server.dismiss()
 }
 

@@ -21,6 +21,7 @@ const (
 
 type firehoseQuery struct {
 	shardID      string
+	name         string // deterministic; empty for none
 	filter       reader.Filter
 	cursor       *streampb.Cursor
 	origin       bool
@@ -32,6 +33,9 @@ func parseFirehose(v url.Values) (q firehoseQuery, err error) {
 	q.shardID, q.user, q.remote = v.Get("shard_id"), v.Get("user"), v.Get("remote")
 	if len(q.shardID) > maxShardID {
 		return q, fmt.Errorf("shard_id has %d bytes, the limit is %d", len(q.shardID), maxShardID)
+	}
+	if q.name = v.Get("deterministic_name"); len(q.name) > maxShardID {
+		return q, fmt.Errorf("deterministic_name has %d bytes, the limit is %d", len(q.name), maxShardID)
 	}
 	if q.filter, err = parseFilter(v); err != nil {
 		return q, err

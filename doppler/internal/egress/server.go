@@ -84,6 +84,7 @@ type Server struct {
 	// guarded by mu
 	mu        sync.Mutex
 	groups    map[string]*group
+	rosters   map[string]*roster
 	links     map[*linkSession]struct{}
 	conns     int
 	nextConn  uint64
@@ -100,7 +101,7 @@ func New(log *ring.Ring, recent Recent, cfg Config, logger *slog.Logger, counter
 		cfg: cfg, log: log, recent: recent, logger: logger, began: time.Now(), accepted: counters,
 		pings:  stream.NewKeepAlive(),
 		reads:  make(chan struct{}, maxHistoryReads),
-		groups: map[string]*group{}, links: map[*linkSession]struct{}{},
+		groups: map[string]*group{}, rosters: map[string]*roster{}, links: map[*linkSession]struct{}{},
 	}
 }
 
@@ -191,6 +192,9 @@ func (s *Server) expire(now time.Time) {
 	defer s.mu.Unlock()
 	for key, g := range s.groups {
 		if g.expire(now, s.cfg.Linger) {
+			if g.roster != nil {
+				s.ended(g)
+			}
 			s.addGone(g)
 			delete(s.groups, key)
 			if g.countsNames {

@@ -44,11 +44,14 @@ func (e v2) subscribe(q v2Request, calls grpc.ServerStream, method string, frami
 	if n := len(q.GetShardId()); n > maxShardID {
 		return e.server.badCall("shard_id has %d bytes, the limit is %d", n, maxShardID)
 	}
+	if n := len(q.GetDeterministicName()); n > maxShardID {
+		return e.server.badCall("deterministic_name has %d bytes, the limit is %d", n, maxShardID)
+	}
 	filter, err := v2Filter(q)
 	if err != nil {
 		return e.server.badCall("%v", err)
 	}
-	return e.server.serveCall(calls, firehoseQuery{shardID: q.GetShardId(), filter: filter}, method, framing)
+	return e.server.serveCall(calls, firehoseQuery{shardID: q.GetShardId(), name: q.GetDeterministicName(), filter: filter}, method, framing)
 }
 
 // v2Filter is what a request selects. Selectors win over the legacy one; one

@@ -35,6 +35,7 @@ type Subscription struct {
 	Kind      string `json:"kind"` // firehose or link
 	ShardID   string `json:"shard_id,omitempty"`
 	Filter    string `json:"filter,omitempty"`
+	Name      string `json:"deterministic_name,omitempty"`
 	Framing   string `json:"framing,omitempty"` // of a gRPC call its method
 	Member    string `json:"member,omitempty"`
 	Remote    string `json:"remote,omitempty"`
@@ -94,7 +95,7 @@ func (g *group) rows() []Subscription {
 	defer g.mu.Unlock()
 	a := g.state.Account()
 	base := Subscription{
-		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Lag: a.Lag + a.Again,
+		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Name: g.name, Lag: a.Lag + a.Again,
 		Accepted: a.Accepted, Dropped: a.Dropped, Acked: a.Acked, InFlight: a.InFlight, State: "lingers",
 	}
 	if len(g.sessions) == 0 {

@@ -16,6 +16,9 @@ type Config struct {
 	WindowBytes    int           // granted to a member and not in its client's socket; 256 KiB
 	WindowOffsets  func() uint64 // granted to a member and not acked, as a span of offsets
 	AckTimeout     time.Duration // without progress a lease is handed out again; 30 s
+	// Share, if set, is what the group is about. It delivers at most once: what a
+	// member has not acked when it leaves becomes a gap.
+	Share *Share
 }
 
 func (c Config) withDefaults() Config {
@@ -92,12 +95,13 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 	}
 	g.counted = wholeOf(g.filter).counted(g.sources)
 	g.match = newMatcher(g.filter, g.sources)
+	g.match.shared(g.cfg.Share)
 	at := start.resolve(log, g.counted)
 	g.next, g.matched, g.seen, g.unsure = at.next, at.matched, at.seen, !at.sure
 	g.noV1, g.blurred = at.noV1, at.blurred
 	g.start = g.matched
-	if g.filter.named() {
-		// Nothing was counted by name before the group: it counts from here.
+	if g.filter.named() || g.cfg.Share != nil {
+		// Nothing was counted so before the group: it counts from here.
 		g.matched, g.start = 0, 0
 		g.names = &nameCounter{match: g.match.clone(), next: g.next}
 	}

@@ -13,6 +13,7 @@ type matcher struct {
 	numbers []uint64 // of the sources, one bit each; they are kept by Ref
 	names   []string
 	union   *union // takes the place of the rest, but for mask
+	share   *Share // of what is selected, if not nil
 }
 
 // maxPlainNames is how many names are compared one after another.
@@ -42,10 +43,20 @@ func newMatcher(f Filter, sources map[string]*ring.Source) matcher {
 }
 
 func (m *matcher) match(c ring.Chunk, i int) bool {
+	return m.selected(c, i) && (m.share == nil || m.share.has(c, i))
+}
+
+func (m *matcher) selected(c ring.Chunk, i int) bool {
 	if m.union != nil {
 		return m.union.match(c, i)
 	}
 	return m.selects(c.Class(i), c.Source(i)) && (m.names == nil || envelope.MatchName(c.Envelope(i), m.names))
+}
+
+// shared makes m select no more than a share.
+func (m *matcher) shared(s *Share) {
+	m.share = s
+	m.all = m.all && s == nil
 }
 
 // selects is the part of match that needs the index alone.

@@ -46,7 +46,7 @@ func (m *matcher) pick(c ring.Chunk, runs []run, maxCount, maxBytes int) (_ []ru
 		}
 		return append(runs, run{0, count}), count, count
 	}
-	if m.union != nil {
+	if m.union != nil || m.share != nil {
 		return m.pickEach(c, n, runs, maxCount, maxBytes)
 	}
 	bytes := 0

@@ -1,18 +1,20 @@
 package reader
 
 import (
+	"errors"
 	"slices"
 	"sort"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 )
 
 // giveBack makes a lease one to be granted again.
 func (g *Group) giveBack(l *lease) {
 	g.untell(l)
-	if l.lost {
+	if l.lost || g.cfg.Share != nil {
 		g.giveUp(l)
 		return
 	}
@@ -23,6 +25,49 @@ func (g *Group) giveBack(l *lease) {
 	}
 	l.again = true
 	g.again = append(g.again, l)
+}
+
+// Abandon ends a group without members, and returns how many envelopes it has
+// neither handed out nor told anybody about, and whether that is exact.
+func (g *Group) Abandon() (n uint64, exact bool) {
+	g.settle()
+	for {
+		c, err := g.log.Acquire(g.next)
+		if errors.Is(err, ring.ErrEvicted) {
+			g.settle()
+			continue
+		}
+		if err != nil {
+			break
+		}
+		for i := range c.Len() {
+			if g.match.match(c, i) {
+				n++
+			}
+		}
+		g.advance(uint64(c.Len()), 0)
+		c.Release()
+	}
+	exact = true
+	for _, gap := range g.pending {
+		n += gap.Count
+		g.dropped -= gap.Count // it is the heir's now
+		exact = exact && gap.Precision == streampb.Gap_EXACT
+	}
+	return n, exact
+}
+
+// Inherit tells the group's next reader of what another one, which has ended,
+// has not delivered.
+func (g *Group) Inherit(n uint64, exact bool) {
+	if n == 0 && exact {
+		return
+	}
+	gap := &Gap{From: g.next, To: g.next, Count: n, Reason: streampb.Gap_UNCONFIRMED, matched: g.matched}
+	if !exact {
+		gap.Precision = streampb.Gap_AT_LEAST
+	}
+	g.miss(gap)
 }
 
 // untell makes the gaps of a lease pending again.

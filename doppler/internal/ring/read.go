@@ -57,6 +57,9 @@ func (c Chunk) Source(i int) uint32 { return c.seg.index[c.skip+i].source }
 // Class is the class of envelope i.
 func (c Chunk) Class(i int) envelope.Class { return c.seg.index[c.skip+i].class }
 
+// Name is the hash of the name of envelope i, a counter or gauge; 0 of others.
+func (c Chunk) Name(i int) uint16 { return c.seg.index[c.skip+i].name }
+
 // Holds tells whether the chunk may have envelopes of a class in mask. No is
 // certain.
 func (c Chunk) Holds(mask envelope.ClassMask) bool {

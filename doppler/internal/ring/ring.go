@@ -234,6 +234,7 @@ func (r *Ring) index(seg *segment, msg []byte, rec *envelope.Record, off uint64,
 	ix.end = end
 	ix.source = src.number
 	ix.class = rec.Class
+	ix.name = rec.Name
 	seg.holds |= 1 << rec.Class
 	ix.prev = 0
 	if src.used {
