@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -126,7 +127,11 @@ func (s *Server) listCounting() {
 	s.counting.Store(&list)
 }
 
-// Handler serves the paths of api/stream.
+// maxParameters is how many net/url reads.
+const maxParameters = 10_000
+
+// Handler serves the paths of api/stream. A query that cannot be read whole is
+// refused: what is left of it would select more than was asked for.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+stream.PathFirehose, s.serveFirehose)
@@ -135,7 +140,13 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+strings.TrimSuffix(stream.PathHistory, "/"), s.serveHeld)
 	mux.HandleFunc("GET "+stream.PathSources, s.ServeSources)
 	mux.HandleFunc("GET "+stream.PathSubscriptions, s.ServeSubscriptions)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			http.Error(w, fmt.Sprintf("the query cannot be read (it may have %d parameters): %v", maxParameters, err), http.StatusBadRequest)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // Run wakes readers, keeps connections alive and lets go of what has expired,

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -116,8 +117,8 @@ func TestQueries(t *testing.T) {
 		"log=false":                         {"type=log"},
 		"log&foo=bar":                       {"type=log"},
 		"log&counter&gauge&timer&event":     {"type=log", "type=counter", "type=gauge", "type=timer", "type=event"},
-		"source_id=a&source_id=b&log&gauge": {"source_id=a&type=log", "source_id=a&type=gauge", "source_id=b&type=log", "source_id=b&type=gauge"},
-		"source_id=a&source_id=&log":        {"source_id=a&type=log", "type=log"},
+		"source_id=a&source_id=b&log&gauge": {"source_id=a&source_id=b&type=log", "source_id=a&source_id=b&type=gauge"},
+		"source_id=a&source_id=&log":        {"type=log"},
 		"counter.name=e&counter.name=i":     {"name=e&type=counter", "name=i&type=counter"},
 		"counter&counter.name=e":            {"name=e&type=counter"},
 		"counter.name=":                     {"type=counter"},
@@ -133,6 +134,15 @@ func TestQueries(t *testing.T) {
 		if bad != nil || !slices.Equal(q.Selectors, want) {
 			t.Errorf("%s: %v %q, want %q", query, bad, q.Selectors, want)
 		}
+	}
+	// However many sources there are, a Doppler is asked in a few parameters:
+	// of more than 10,000 it reads none.
+	many := url.Values{"log": {""}, "counter": {""}, "gauge": {""}, "timer": {""}, "event": {""}}
+	for i := range 2000 {
+		many.Add("source_id", fmt.Sprint(i))
+	}
+	if q, bad := parse(&http.Request{Method: http.MethodGet, URL: &url.URL{}}, many); bad != nil || len(q.Selectors) != 5 {
+		t.Errorf("%d selectors, %v", len(q.Selectors), bad)
 	}
 	v := url.Values{"shard_id": {"s", "t"}, "deterministic_name": {"d"}, "log": {""}}
 	if q, bad := parse(&http.Request{Method: http.MethodGet, URL: &url.URL{}}, v); bad != nil || q.ShardID != "s" || q.DeterministicName != "d" {

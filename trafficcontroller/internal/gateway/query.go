@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -40,18 +41,11 @@ func parse(r *http.Request, v url.Values) (q Query, bad *refusal) {
 	case len(kinds)*max(len(sources), 1) > maxSelectors:
 		return q, &tooManyParts
 	}
-	if len(sources) == 0 {
-		for _, k := range kinds {
-			q.Selectors = append(q.Selectors, k.Encode())
+	for _, k := range kinds {
+		if !slices.Contains(sources, "") { // which is any
+			k["source_id"] = sources
 		}
-	}
-	for _, source := range sources {
-		for _, k := range kinds {
-			if delete(k, "source_id"); source != "" {
-				k.Set("source_id", source)
-			}
-			q.Selectors = append(q.Selectors, k.Encode())
-		}
+		q.Selectors = append(q.Selectors, k.Encode())
 	}
 	return q, nil
 }
@@ -67,7 +61,7 @@ func tooLong(v url.Values) bool {
 	return false
 }
 
-// kindsOf lists the selectors for one source. Of a type only its presence
+// kindsOf lists the selectors, without a source. Of a type only its presence
 // counts; a name takes the place of the plain type (protocol/04).
 func kindsOf(v url.Values) (kinds []url.Values) {
 	for _, kind := range []string{"log", "counter", "gauge", "timer", "event"} {
