@@ -84,7 +84,7 @@ func (s *Server) join(m *seat, q firehoseQuery) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var r *roster
+	r := s.rosters[key]
 	if name != "" {
 		r = s.rosterOf(key)
 		key += " for " + strconv.Quote(name)
@@ -96,7 +96,7 @@ func (s *Server) join(m *seat, q firehoseQuery) {
 	}
 	g.mu.Lock()
 	m.group = g
-	m.state = g.state.Join(time.Now(), q.acking && r == nil)
+	m.state = g.state.Join(time.Now(), q.acking && name == "")
 	g.sessions[m.state] = m
 	g.mu.Unlock()
 	if r != nil {
@@ -132,10 +132,11 @@ func (m *seat) leave() {
 		g.left = time.Now()
 	}
 	g.signal(wake)
+	r := g.roster
 	g.mu.Unlock()
-	if g.roster != nil {
+	if r != nil {
 		m.server.mu.Lock()
-		m.server.reassign(g.roster)
+		m.server.reassign(r)
 		m.server.mu.Unlock()
 	}
 	m.server.dismiss()

@@ -9,46 +9,63 @@ import (
 
 // roster is a subscription that is shared by deterministic names. Each name has
 // a group of its own, in which what belongs to the name is shared among the
-// connections of that name.
+// connections of that name. Those without a name have one too, and get nothing
+// while a name is connected (protocol/01, Doppler v2 routing).
 type roster struct {
-	key    string
+	key    string // of the group of those without a name
 	owners reader.Roster
 	groups map[string]*group // by name; guarded by Server.mu
 }
 
-// rosterOf finds or makes the roster of a subscription. mu is held.
+// rosterOf finds or makes the roster of a subscription. What has no name begins
+// to give way to it. mu is held.
 func (s *Server) rosterOf(key string) *roster {
 	r := s.rosters[key]
-	if r == nil {
-		r = &roster{key: key, groups: map[string]*group{}}
-		s.rosters[key] = r
+	if r != nil {
+		return r
+	}
+	r = &roster{key: key, groups: map[string]*group{}}
+	s.rosters[key] = r
+	if g := s.groups[key]; g != nil {
+		r.owners.Change(0, nil, 0)
+		g.mu.Lock()
+		g.roster = r
+		g.state.Restrict(&reader.Share{Roster: &r.owners})
+		g.countsNames = true
+		g.mu.Unlock()
+		r.groups[""] = g
+		s.listCounting()
 	}
 	return r
 }
 
 // reassign gives everything from now on to the names that are connected. When
-// none is, those that linger keep it. mu is held.
+// none is, it goes to those without a name, if there are any, and else stays with
+// the names that linger. mu is held.
 func (s *Server) reassign(r *roster) {
+	now := r.owners.Names()
 	var connected, lingering []string
+	nameless := false
 	for name, g := range r.groups {
 		g.mu.Lock() // until all know of the change
-		if len(g.sessions) > 0 {
+		switch {
+		case name == "":
+			nameless = len(g.sessions) > 0
+		case len(g.sessions) > 0:
 			connected = append(connected, name)
-		} else if slices.Contains(r.owners.Names(), name) {
+		case slices.Contains(now, name):
 			lingering = append(lingering, name)
 		}
 	}
-	names, now := connected, r.owners.Names()
-	if len(names) == 0 {
+	names := connected
+	if len(names) == 0 && !nameless {
 		names = lingering
 	}
 	slices.Sort(names)
-	if !slices.Equal(now, names) {
-		from := s.log.Head()
-		if now == nil {
-			from = 0 // wherever the first one starts
-		}
-		r.owners.Change(from, names, s.log.Oldest())
+	if now == nil {
+		r.owners.Change(0, names, 0) // wherever the first one starts
+	} else if !slices.Equal(now, names) {
+		r.owners.Change(s.log.Head(), names, s.log.Oldest())
 	}
 	for _, g := range r.groups {
 		g.mu.Unlock()
@@ -68,6 +85,9 @@ func (s *Server) ended(g *group) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s.reassign(r)
+	if g.name == "" {
+		return
+	}
 	n, exact := g.state.Abandon()
 	heir := r.heir()
 	heir.mu.Lock()

@@ -211,3 +211,83 @@ func TestSlowName(t *testing.T) {
 		t.Errorf("got %d, missed %d and %d of %d", got, slow.missed, quick.missed, total)
 	}
 }
+
+// TestNamesBesideNone: those without a name get what there is while no name is
+// connected, and nothing else.
+func TestNamesBesideNone(t *testing.T) {
+	d := start(t, 64<<20, nil)
+	defer d.stop()
+	client := loggregatorv2.NewEgressClient(d.calls())
+	plain := d.receiveAs(client, "")
+	next := 0
+	comesFrom := func(want *named) {
+		t.Helper()
+		list := burst(next)
+		next += 1000
+		d.add(list...)
+		seen := map[string]bool{}
+		for len(seen) < len(list) {
+			_, e := fromAny(t, []*named{want})
+			if seen[e.GetInstanceId()] {
+				t.Fatalf("%v came twice", e)
+			}
+			seen[e.GetInstanceId()] = true
+		}
+	}
+	comesFrom(plain)
+	for range 5 {
+		a := d.receiveAs(client, "a")
+		comesFrom(a)
+		other := d.receiveAs(client, "")
+		comesFrom(a)
+		other.leave(d)
+		a.leave(d)
+		comesFrom(plain)
+	}
+	if len(plain.got) != 0 {
+		t.Errorf("%d too many", len(plain.got))
+	}
+	plain.leave(d)
+	late := d.receiveAs(client, "b")
+	comesFrom(late)
+	late.leave(d)
+	if plain.missed+late.missed != 0 {
+		t.Errorf("told that %d and %d are missed", plain.missed, late.missed)
+	}
+}
+
+// TestStalledBesideNames: one without a name that was behind when a name came is
+// told exactly what it missed until then.
+func TestStalledBesideNames(t *testing.T) {
+	d := start(t, 4<<20, func(c *Config) { c.WindowBytes, c.Linger = 64<<10, time.Millisecond })
+	defer d.stop()
+	client := loggregatorv2.NewEgressClient(d.calls())
+	q := &loggregatorv2.EgressBatchRequest{ShardId: "shard", Selectors: everything}
+	plain := d.receive(client, q)
+	big := func() []*loggregatorv2.Envelope {
+		list := burst(0)
+		for _, e := range list {
+			e.Tags = map[string]string{"filler": strings.Repeat("x", 1000)}
+		}
+		return list
+	}
+	const rounds = 50
+	for range rounds {
+		d.add(big()...)
+	}
+	a := d.receiveAs(client, "a")
+	for range rounds {
+		d.add(big()...)
+	}
+	ended := d.drain(20 * time.Second)
+	_ = plain.toEnd()
+	<-a.done
+	endsWithin(t, ended, 20*time.Second)
+	half := rounds * len(big())
+	if n := len(plain.got) + int(plain.missed); n != half || plain.missed == 0 {
+		t.Errorf("without a name: got %d, missed %d, want %d in all", len(plain.got), plain.missed, half)
+	}
+	if n := len(a.got) + int(a.missed); n != half {
+		t.Errorf("with one: got %d, missed %d, want %d in all", len(a.got), a.missed, half)
+	}
+}

@@ -16,8 +16,8 @@ type Config struct {
 	WindowBytes    int           // granted to a member and not in its client's socket; 256 KiB
 	WindowOffsets  func() uint64 // granted to a member and not acked, as a span of offsets
 	AckTimeout     time.Duration // without progress a lease is handed out again; 30 s
-	// Share, if set, is what the group is about. It delivers at most once: what a
-	// member has not acked when it leaves becomes a gap.
+	// Share, if set, is what the group is about. That of a name delivers at most
+	// once: what a member has not acked when it leaves becomes a gap.
 	Share *Share
 }
 
@@ -110,6 +110,20 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 	}
 	g.settle()
 	return g
+}
+
+// Restrict leaves the group no more than a share, of which it has all up to the
+// mark. From then on it has to look at what is evicted, see BeforeEvict.
+func (g *Group) Restrict(s *Share) {
+	g.settle()
+	g.cfg.Share = s
+	g.match.shared(s)
+	if g.names != nil {
+		g.names.restrict(s)
+		return
+	}
+	g.names = &nameCounter{match: g.match.clone()}
+	g.names.set(g.next, g.matched)
 }
 
 // Close lets go of the sources of the filter.

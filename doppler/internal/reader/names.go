@@ -14,6 +14,7 @@ type nameCounter struct {
 	match matcher
 
 	mu      sync.Mutex
+	share   *Share // beside that of match
 	next    uint64 // the group's mark
 	matched uint64
 	upTo    uint64 // counted for eviction up to here
@@ -28,10 +29,17 @@ func (n *nameCounter) set(next, matched uint64) {
 	n.mu.Unlock()
 }
 
+// restrict counts no more than a share from now on.
+func (n *nameCounter) restrict(s *Share) {
+	n.mu.Lock()
+	n.share = s
+	n.mu.Unlock()
+}
+
 // beforeEvict counts what of c the group has not read.
 func (n *nameCounter) beforeEvict(c ring.Chunk) {
 	n.mu.Lock()
-	next, matched, upTo, gone, unsure := n.next, n.matched, n.upTo, n.gone, n.unsure
+	next, matched, upTo, gone, unsure, share := n.next, n.matched, n.upTo, n.gone, n.unsure, n.share
 	n.mu.Unlock()
 	end := c.First + uint64(c.Len())
 	if next >= end {
@@ -45,7 +53,7 @@ func (n *nameCounter) beforeEvict(c ring.Chunk) {
 		gone, unsure = matched, true
 	}
 	for i := int(from - c.First); i < c.Len(); i++ {
-		if n.match.match(c, i) {
+		if n.match.match(c, i) && (share == nil || share.has(c, i)) {
 			gone++
 		}
 	}

@@ -30,7 +30,7 @@ type change struct {
 // everything belongs to whom the first change names. held is the oldest offset
 // that anybody can still read.
 func (r *Roster) Change(from uint64, names []string, held uint64) {
-	names = slices.Clone(names)
+	names = append([]string{}, names...)
 	slices.Sort(names)
 	var list []change
 	if old := r.changes.Load(); old != nil {
@@ -43,7 +43,7 @@ func (r *Roster) Change(from uint64, names []string, held uint64) {
 	r.changes.Store(&list)
 }
 
-// Names returns who is there now.
+// Names returns who is there now, nil before the first Change.
 func (r *Roster) Names() []string {
 	list := r.changes.Load()
 	if list == nil {
@@ -52,7 +52,8 @@ func (r *Roster) Names() []string {
 	return slices.Clone((*list)[len(*list)-1].names)
 }
 
-// Owner returns whom an envelope belongs to; empty before the first Change.
+// Owner returns whom an envelope belongs to; empty for those without a name,
+// which get something only while no name is there.
 func (r *Roster) Owner(off uint64, class envelope.Class, hash uint16) string {
 	list := r.changes.Load()
 	if list == nil {
@@ -79,7 +80,8 @@ func (r *Roster) Owner(off uint64, class envelope.Class, hash uint16) string {
 // spread makes numbers in a row, or hashes alike, differ in all their bits.
 func spread(n uint64) uint64 { return n * 0x9e3779b97f4a7c15 >> 33 }
 
-// Share is the part of a subscription that belongs to one deterministic name.
+// Share is the part of a subscription that belongs to one deterministic name,
+// or to all that have none.
 type Share struct {
 	Roster *Roster
 	Name   string

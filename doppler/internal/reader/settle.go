@@ -14,7 +14,7 @@ import (
 // giveBack makes a lease one to be granted again.
 func (g *Group) giveBack(l *lease) {
 	g.untell(l)
-	if l.lost || g.cfg.Share != nil {
+	if l.lost || g.cfg.Share != nil && g.cfg.Share.Name != "" {
 		g.giveUp(l)
 		return
 	}
