@@ -38,7 +38,7 @@ func TestMixedFleet(t *testing.T) {
 		Dopplers: 1, Controllers: 1, DopplerArgs: []string{"--ring-bytes", "16MiB"},
 		ControllerArgs: []string{"--slow-timeout", "10m", "--tail-queue-bytes", "256MiB"},
 	})
-	const each = 20_000
+	const each = 10_000
 	count := strconv.Itoa(each)
 	reader := func(mode, id, token string, stdin io.Reader, more ...string) *realClient {
 		args := []string{"noaa", "-addr", p.URL(0), "-mode", mode, "-id", id, "-token", token, "-run", "r", "-via", ways, "-count", count, "-limit", patience(), "-lossy"}

@@ -51,7 +51,7 @@ func value(r *rand.Rand) *v2.Value {
 }
 
 func log(e *v2.Envelope, r *rand.Rand) {
-	payload := make([]byte, []int{0, 1, 40, 300}[r.IntN(4)])
+	payload := make([]byte, []int{0, 1, 40, 4000}[r.IntN(4)])
 	for i := range payload {
 		payload[i] = byte(r.UintN(256))
 	}
