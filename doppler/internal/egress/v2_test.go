@@ -312,7 +312,7 @@ func TestSentIsCountedByFraming(t *testing.T) {
 	d.subscribe(old, "", nil)
 	ws := d.dial("/v2/firehose?type=log")
 	defer ws.conn.CloseNow()
-	eventually(t, func() bool { return d.server.Stats().Subscriptions == 4 })
+	eventually(t, func() bool { return d.server.readers.Load() == 4 }) // they have joined
 	d.emit("app", 10)
 	want := [NumFramings]uint64{ByWebSocket: 10, ByBatchedReceiver: 10, ByReceiver: 10, ByBatchSubscribe: 10}
 	eventually(t, func() bool { return d.server.Stats().SentBy == want })

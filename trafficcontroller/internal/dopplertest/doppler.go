@@ -124,6 +124,23 @@ func maskOf(q url.Values) (envelope.ClassMask, error) {
 	return envelope.MaskOf(q["type"]...)
 }
 
+// selectorsOf reads what a member asks for, as a Doppler does.
+func selectorsOf(q url.Values) ([]envelope.Selector, error) {
+	if len(q["selector"]) == 0 {
+		s, err := envelope.SelectorOf(q)
+		return []envelope.Selector{s}, err
+	}
+	var list []envelope.Selector
+	for _, query := range q["selector"] {
+		s, err := envelope.ParseSelector(query)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
 // History answers a read, with as many envelopes as q allows.
 func (d *Doppler) History(source string, q url.Values) ([]byte, error) {
 	if q.Get("order") == "time" {

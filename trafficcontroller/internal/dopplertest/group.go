@@ -1,6 +1,8 @@
 package dopplertest
 
 import (
+	"slices"
+
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
@@ -10,7 +12,7 @@ import (
 // order, and again when their member has left.
 type Group struct {
 	doppler *Doppler
-	mask    envelope.ClassMask
+	wanted  []envelope.Selector // one is enough
 	next    uint64
 	matched uint64
 	leases  []*lease // not acked, oldest first
@@ -32,14 +34,18 @@ type Member struct {
 }
 
 // NewGroup makes a group that begins at an offset.
-func (d *Doppler) NewGroup(mask envelope.ClassMask, from uint64) *Group {
-	g := &Group{doppler: d, mask: mask, next: from}
+func (d *Doppler) NewGroup(wanted []envelope.Selector, from uint64) *Group {
+	g := &Group{doppler: d, wanted: wanted, next: from}
 	for _, e := range d.Log[:from] {
-		if mask.Has(e.Class) {
+		if g.wants(e) {
 			g.matched++
 		}
 	}
 	return g
+}
+
+func (g *Group) wants(e Envelope) bool {
+	return slices.ContainsFunc(g.wanted, func(s envelope.Selector) bool { return s.Matches(e.Class, e.Source, e.Raw) })
 }
 
 // Join adds a member; acking says that the client itself acks.
@@ -95,7 +101,7 @@ func (g *Group) grant(limit int) *lease {
 	}
 	l := &lease{matched: g.matched}
 	for g.next < g.doppler.Head() && len(l.found) < limit {
-		if e := g.doppler.Log[g.next]; g.mask.Has(e.Class) {
+		if e := g.doppler.Log[g.next]; g.wants(e) {
 			l.found = append(l.found, e)
 			g.matched++
 		}

@@ -218,7 +218,7 @@ func (m memberSpeaker) leave()                   { m.Leave() }
 
 func (s *Server) firehose(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	mask, err := maskOf(q)
+	wanted, err := selectorsOf(q)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -228,7 +228,7 @@ func (s *Server) firehose(w http.ResponseWriter, r *http.Request) {
 		shard := q.Get("shard_id")
 		g := s.groups[shard]
 		if g == nil {
-			g = s.doppler.NewGroup(mask, s.start(q.Get("cursor"), q.Get("start")))
+			g = s.doppler.NewGroup(wanted, s.start(q.Get("cursor"), q.Get("start")))
 			s.groups[shard] = g
 		}
 		m := g.Join(q.Get("ack") == "client")
