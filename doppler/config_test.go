@@ -1,15 +1,26 @@
 package doppler
 
 import (
+	"os"
+	"strings"
 	"testing"
 )
 
 // Every variable of the old job's names a flag that there is, or says why it
 // has none.
 func TestOldJob(t *testing.T) {
+	guide, err := os.ReadFile("../docs/moving.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, v := range oldJob() {
 		if len(v.Sets) == 0 && v.Why == "" {
 			t.Errorf("%s neither sets anything nor says why", v.Variable)
+		}
+		for _, said := range append([]string{v.Variable}, v.Sets...) {
+			if !strings.Contains(string(guide), said+"`") {
+				t.Errorf("docs/moving.md does not say `%s`", said)
+			}
 		}
 	}
 	suites, err := oldSuites("ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384")

@@ -1,6 +1,10 @@
 package trafficcontroller
 
-import "testing"
+import (
+	"os"
+	"strings"
+	"testing"
+)
 
 func TestOldDopplers(t *testing.T) {
 	for list, want := range map[string]string{
@@ -20,9 +24,18 @@ func TestOldDopplers(t *testing.T) {
 }
 
 func TestOldJob(t *testing.T) {
+	guide, err := os.ReadFile("../docs/moving.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, v := range oldJob() {
 		if len(v.Sets) == 0 && v.Why == "" {
 			t.Errorf("%s neither sets anything nor says why", v.Variable)
+		}
+		for _, said := range append([]string{v.Variable}, v.Sets...) {
+			if !strings.Contains(string(guide), said+"`") {
+				t.Errorf("docs/moving.md does not say `%s`", said)
+			}
 		}
 	}
 }
