@@ -67,6 +67,7 @@ func (x *index) metric(b []byte, i int) bool {
 			}
 		}
 	}
+	x.names += hashName(name)
 	if bit := metricBit(name); v.unit || v.number {
 		x.metrics |= bit
 	} else {

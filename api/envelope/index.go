@@ -45,6 +45,7 @@ type index struct {
 	message uint64 // key of the oneof member that is set, 0 for none
 	http    bool   // the timer in message has the name of HTTP timers
 	metrics uint8  // metricBits of the gauge in message that count
+	names   uint64 // sum of the hashes of the names in message
 
 	tagged          bool // tags has typeTag, so that deprecated_tags do not matter
 	tagError        bool // and it says typeError
@@ -116,7 +117,7 @@ func (x *index) nested(b []byte, i int, k uint64) bool {
 	x.set(k)
 	switch k {
 	case keyCounter:
-		return counter(b, i)
+		return x.counter(b, i)
 	case keyGauge:
 		return x.gauge(b, i)
 	case keyTimer:
@@ -130,7 +131,7 @@ func (x *index) nested(b []byte, i int, k uint64) bool {
 // set makes k the member of the oneof that is set; another one is forgotten.
 func (x *index) set(k uint64) {
 	if x.message != k {
-		x.message, x.http, x.metrics = k, false, 0
+		x.message, x.http, x.metrics, x.names = k, false, 0, 0
 	}
 }
 
@@ -237,14 +238,17 @@ func log(b []byte, i int) bool {
 }
 
 // counter reads a Counter.
-func counter(b []byte, i int) bool {
+func (x *index) counter(b []byte, i int) bool {
 	for i < len(b) {
 		var k uint64
 		if k, i = key(b, i); i < 0 {
 			return false
 		}
 		if k == keyName {
-			_, i = text(b, i)
+			var start int
+			if start, i = text(b, i); i >= 0 {
+				x.names = hashName(b[start:i])
+			}
 		} else {
 			i = skip(b, i, k)
 		}

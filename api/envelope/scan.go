@@ -25,7 +25,11 @@ type Record struct {
 	// SourceStart and SourceEnd bound the source id in the message; they are
 	// equal when it is empty.
 	SourceStart, SourceEnd uint32
-	// Name is NameHash of a counter or gauge, 0 of others.
+	// Name is what deterministic routing goes by (protocol/01, Doppler v2
+	// routing), folded to 16 bits: of a counter the CRC-64 (ECMA) of its name, of a
+	// gauge the sum of those of its metrics, in whatever order they come; 0 of
+	// others. It is the same in every process. A metric that a later one of the
+	// same name replaces counts as well; no encoder writes such.
 	Name uint16
 	// Class is the class of the envelope.
 	Class Class
@@ -193,9 +197,7 @@ func scanRecord(b []byte, i int, lim Limits, r *Record) error {
 		SourceStart: uint32(x.source),
 		SourceEnd:   uint32(x.sourceEnd),
 		Class:       x.class(),
-	}
-	if namedClasses.Has(r.Class) {
-		r.Name = NameHash(b[i:])
+		Name:        foldName(x.names),
 	}
 	return nil
 }

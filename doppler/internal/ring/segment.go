@@ -21,7 +21,7 @@ type indexRecord struct {
 	end    uint32 // where its field-1 record ends in the segment's data
 	source uint32 // number of its source
 	prev   uint32 // distance to the source's previous envelope, 0 for none
-	name   uint16 // see envelope.NameHash
+	name   uint16 // see envelope.Record
 	class  envelope.Class
 }
 
