@@ -52,7 +52,11 @@ func (n *nameCounter) beforeEvict(c ring.Chunk) {
 	case upTo != from:
 		gone, unsure = matched, true
 	}
-	for i := int(from - c.First); i < c.Len(); i++ {
+	last := c.Len()
+	if s := n.match.share; s != nil {
+		last = s.within(c) // a name that lingers may own nothing more
+	}
+	for i := int(from - c.First); i < last; i++ {
 		if n.match.match(c, i) && (share == nil || share.has(c, i)) {
 			gone++
 		}

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"math"
 	"slices"
 	"sort"
 	"sync/atomic"
@@ -77,6 +78,24 @@ func (r *Roster) Owner(off uint64, class envelope.Class, hash uint16) string {
 	return now.names[spread(by)%uint64(len(now.names))]
 }
 
+// End returns the offset from which on nothing belongs to a name, as far as is
+// known now; empty is for those without one.
+func (r *Roster) End(name string) uint64 {
+	end := uint64(math.MaxUint64)
+	list := r.changes.Load()
+	if list == nil {
+		return 0
+	}
+	for _, c := range slices.Backward(*list) {
+		_, there := slices.BinarySearch(c.names, name)
+		if there || name == "" && len(c.names) == 0 {
+			return end
+		}
+		end = c.from
+	}
+	return 0
+}
+
 // spread makes numbers in a row, or hashes alike, differ in all their bits.
 func spread(n uint64) uint64 { return n * 0x9e3779b97f4a7c15 >> 33 }
 
@@ -85,6 +104,13 @@ func spread(n uint64) uint64 { return n * 0x9e3779b97f4a7c15 >> 33 }
 type Share struct {
 	Roster *Roster
 	Name   string
+}
+
+// within is how many of the envelopes of c, from the first on, may belong to the
+// share.
+func (s *Share) within(c ring.Chunk) int {
+	end := s.Roster.End(s.Name)
+	return int(min(uint64(c.Len()), end-min(end, c.First)))
 }
 
 func (s *Share) has(c ring.Chunk, i int) bool {

@@ -27,11 +27,11 @@ func (g *Group) giveBack(l *lease) {
 	g.again = append(g.again, l)
 }
 
-// Abandon ends a group without members, and returns how many envelopes it has
+// Abandon ends the group of a share without members, and returns how many envelopes it has
 // neither handed out nor told anybody about, and whether that is exact.
 func (g *Group) Abandon() (n uint64, exact bool) {
 	g.settle()
-	for {
+	for end := g.cfg.Share.Roster.End(g.cfg.Share.Name); g.next < end; {
 		c, err := g.log.Acquire(g.next)
 		if errors.Is(err, ring.ErrEvicted) {
 			g.settle()
@@ -40,7 +40,7 @@ func (g *Group) Abandon() (n uint64, exact bool) {
 		if err != nil {
 			break
 		}
-		for i := range c.Len() {
+		for i := range g.cfg.Share.within(c) {
 			if g.match.match(c, i) {
 				n++
 			}
