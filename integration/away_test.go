@@ -96,7 +96,7 @@ func TestReaderThatWasAway(t *testing.T) {
 			c.conf.Addr = p.URL(0)
 			senders := newSenders(1)
 			expected := func(n uint64) uint64 {
-				send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: n})
+				send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: n})
 				sum := uint64(0)
 				for source := range plan.Sources {
 					if test.only == load.AnySource || test.only == source {

@@ -210,7 +210,7 @@ func TestCursorOfAnotherEpochIsOneGap(t *testing.T) {
 	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1})
 	plan := load.Plan{Shape: load.Reference, Sources: 2, Batch: 100}
 	senders := newSenders(1)
-	sent := send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 1000})
+	sent := send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 1000})
 	old := stream.EncodeCursor(&streampb.Cursor{Entries: []*streampb.CursorEntry{
 		{Doppler: p.Dopplers[0].Name, Epoch: 1, Offset: 77, Matched: 77},
 	}})

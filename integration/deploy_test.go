@@ -14,6 +14,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/types"
 
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/process"
 )
 
@@ -106,7 +107,7 @@ func TestSystemdUnits(t *testing.T) {
 		if !bytes.Contains(unit, []byte("ExecStart="+start+"\n")) {
 			t.Errorf("%s.service does not start %q", name, start)
 		}
-		runnable := bytes.ReplaceAll(unit, []byte(installed), []byte(programs.Path("")+"/"))
+		runnable := bytes.ReplaceAll(unit, []byte(installed), []byte(blackbox.Programs.Path("")+"/"))
 		if err := os.WriteFile(filepath.Join(dir, name+".service"), runnable, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 	"github.com/a1ea6966/loggregator/integration/process"
 )
@@ -21,7 +22,7 @@ const jobLines = 100_000
 func realProgram(ctx context.Context, t *testing.T) []string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, "go", "tool", "objdump", programs.Path(process.Lgr))
+	cmd := exec.CommandContext(ctx, "go", "tool", "objdump", blackbox.Programs.Path(process.Lgr))
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

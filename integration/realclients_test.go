@@ -21,6 +21,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/fakecf"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 	"github.com/a1ea6966/loggregator/integration/process"
@@ -40,7 +41,7 @@ func numberedEnvelopes() int {
 // patience is how long a reader waits for the rest before it says what is
 // missing: less than the test does.
 func patience() string {
-	if full || raceEnabled {
+	if full || blackbox.Race {
 		return "7m"
 	}
 	return "1m"
@@ -62,7 +63,7 @@ func startReal(t *testing.T, conf pipeline.Config) *realPlatform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cf, err := pipeline.StartCF(programs)
+	cf, err := pipeline.StartCF(blackbox.Programs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -532,7 +533,7 @@ func TestConnectorGetsEveryField(t *testing.T) {
 func (p *realPlatform) hasCalls(ctx context.Context, t *testing.T, shard string) {
 	t.Helper()
 	poll(ctx, t, shard+" to have a member", func() bool {
-		return slices.ContainsFunc(subscriptions(ctx, t, p.Dopplers[0]), func(s subscription) bool { return s.Shard == shard && s.State == "open" })
+		return slices.ContainsFunc(subscriptions(ctx, t, p.Dopplers[0]), func(s blackbox.Subscription) bool { return s.Shard == shard && s.State == "open" })
 	})
 }
 

@@ -22,7 +22,7 @@ func TestRestartedDopplerLosesNothing(t *testing.T) {
 	senders := newSenders(2)
 	sent := uint64(0)
 	for range 3 {
-		sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 20_000})
+		sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 20_000})
 		d := p.Dopplers[0]
 		if code, err := d.Stop(ctx); err != nil || code != 0 {
 			t.Fatalf("Doppler ended with code %d, %v: %s", code, err, d.Log())
@@ -34,7 +34,7 @@ func TestRestartedDopplerLosesNothing(t *testing.T) {
 			return members(ctx, t, d, "stays") == 1 && links(ctx, t, d) == 1
 		})
 	}
-	sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 20_000})
+	sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 20_000})
 	complete(ctx, t, "Firehose", reader, sent)
 	complete(ctx, t, "tail", tail, senders[0].Sent(3)+senders[1].Sent(3))
 }
@@ -47,12 +47,12 @@ func TestCrashedDopplerIsToldAsAGap(t *testing.T) {
 	plan := load.Plan{Shape: load.Reference, Sources: 10, Batch: 100}
 	reader := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "stays", Ack: true})
 	senders := newSenders(1)
-	complete(ctx, t, "before", reader, send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 1000}))
+	complete(ctx, t, "before", reader, send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 1000}))
 	p.Dopplers[0].Kill()
 	if err := p.Restart(ctx, p.Dopplers[0]); err != nil {
 		t.Fatal(err)
 	}
-	sent := 1000 + send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 1000})
+	sent := 1000 + send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 1000})
 	until(ctx, t, reader, "receive all of the new epoch", func(a load.Account, _ map[string]load.Place) bool {
 		return a.Received >= sent
 	})
@@ -81,11 +81,11 @@ func TestDopplerFoundLateLosesNothing(t *testing.T) {
 	}
 	senders := newSenders(2)
 	// Sender 1 sends to the Doppler that nobody reads yet.
-	sent := send(ctx, t, senders[1:], []*pipeline.Service{late}, sending{Plan: plan, count: 5000})
+	sent := send(ctx, t, senders[1:], []*pipeline.Service{late}, sending{Plan: plan, Count: 5000})
 	if err := p.WritePeers(); err != nil {
 		t.Fatal(err)
 	}
-	sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 5000})
+	sent += send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 5000})
 	complete(ctx, t, "Firehose", reader, sent)
 	complete(ctx, t, "tail", tail, senders[0].Sent(3)+senders[1].Sent(3))
 }

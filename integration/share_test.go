@@ -2,10 +2,8 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
-	"net/http"
 	"path/filepath"
 	"testing"
 
@@ -52,48 +50,6 @@ func (g *group) waitMembers(ctx context.Context, t *testing.T, p *pipeline.Pipel
 	for _, d := range p.Dopplers {
 		poll(ctx, t, "members of the group at "+d.Name, func() bool { return members(ctx, t, d, g.subscription) == n })
 	}
-}
-
-// subscription is what a service shows of a reader.
-type subscription struct {
-	Kind   string `json:"kind"`
-	Shard  string `json:"shard_id"`
-	Member string `json:"member"` // empty for a group that lingers
-	State  string `json:"state"`
-}
-
-func subscriptions(ctx context.Context, t *testing.T, s *pipeline.Service) []subscription {
-	t.Helper()
-	var view struct {
-		Subscriptions []subscription `json:"subscriptions"`
-	}
-	body := get(ctx, t, "http://"+s.Addrs[pipeline.Admin]+"/subscriptions", http.StatusOK)
-	if err := json.Unmarshal([]byte(body), &view); err != nil {
-		t.Fatalf("%v: %s", err, body)
-	}
-	return view.Subscriptions
-}
-
-// links counts the tail links of a Doppler.
-func links(ctx context.Context, t *testing.T, d *pipeline.Service) (n int) {
-	t.Helper()
-	for _, s := range subscriptions(ctx, t, d) {
-		if s.Kind == "link" {
-			n++
-		}
-	}
-	return n
-}
-
-// members counts the members of a subscription at a Doppler.
-func members(ctx context.Context, t *testing.T, d *pipeline.Service, shard string) (n int) {
-	t.Helper()
-	for _, s := range subscriptions(ctx, t, d) {
-		if s.Shard == shard && s.Kind == "firehose" && s.Member != "" {
-			n++
-		}
-	}
-	return n
 }
 
 // written is how many envelopes all journals have.
@@ -145,9 +101,9 @@ func checkUnion(t *testing.T, all [][]journal.Entry, sent uint64) (doubled int) 
 }
 
 func sharedLoad() sending {
-	s := sending{Plan: load.Plan{Shape: load.Reference, Sources: 100, Batch: 10}, rate: 10_000, count: 40_000}
+	s := sending{Plan: load.Plan{Shape: load.Reference, Sources: 100, Batch: 10}, Rate: 10_000, Count: 40_000}
 	if full {
-		s.Batch, s.rate, s.count = 100, 25_000, 25_000*30
+		s.Batch, s.Rate, s.Count = 100, 25_000, 25_000*30
 	}
 	return s
 }
@@ -178,7 +134,7 @@ func TestKilledNozzleLosesNothing(t *testing.T) {
 	load := sharedLoad()
 	sending := make(chan uint64, 1)
 	go func() { sending <- send(ctx, t, newSenders(2), p.Dopplers, load) }()
-	poll(ctx, t, "a third of all", func() bool { return g.written() >= int(2*load.count)/3 })
+	poll(ctx, t, "a third of all", func() bool { return g.written() >= int(2*load.Count)/3 })
 	g.nozzles[1].Kill()
 	g.start(ctx, t, 1)
 	sent := <-sending

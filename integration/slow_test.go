@@ -5,6 +5,7 @@ import (
 
 	"net/url"
 
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/load"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 )
@@ -20,9 +21,9 @@ const (
 // overload is what is sent past a reader that does not read: several times what
 // the ring holds.
 func overload() sending {
-	s := sending{Plan: load.Plan{Shape: load.Reference, Sources: 100, Batch: 100}, count: 400_000, rate: 50_000}
+	s := sending{Plan: load.Plan{Shape: load.Reference, Sources: 100, Batch: 100}, Count: 400_000, Rate: 50_000}
 	if full {
-		s.count, s.rate = 200_000*20, 200_000
+		s.Count, s.Rate = 200_000*20, 200_000
 	}
 	return s
 }
@@ -40,7 +41,7 @@ func checkMemory(t *testing.T, p *pipeline.Pipeline) {
 				t.Fatal(err)
 			}
 			t.Logf("%s took at most %d MiB", s.Name, usage.Peak>>20)
-			if usage.Peak > budget && !raceEnabled {
+			if usage.Peak > budget && !blackbox.Race {
 				t.Errorf("%s took %d MiB at its peak, the budget is %d MiB", s.Name, usage.Peak>>20, budget>>20)
 			}
 		}
@@ -53,7 +54,7 @@ func TestStalledFirehoseReaderIsToldWhatItMissed(t *testing.T) {
 	other := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "reads", Query: url.Values{"type": {"log"}}})
 	stalled := firehose(ctx, t, 1, load.ReaderConfig{URL: p.URL(0), Subscription: "stalls", Ack: true, Track: true, Query: url.Values{"type": {"log"}}})
 	senders := newSenders(1)
-	before := send(ctx, t, senders, p.Dopplers, sending{Plan: overload().Plan, count: 1000})
+	before := send(ctx, t, senders, p.Dopplers, sending{Plan: overload().Plan, Count: 1000})
 	complete(ctx, t, "before it stalls", stalled, before)
 	stalled.Pause()
 	sent := before + send(ctx, t, senders, p.Dopplers, overload())
@@ -77,12 +78,12 @@ func TestStalledTailIsToldWhatItMissed(t *testing.T) {
 	}
 	same, different, stalled := open(0), open(1), open(0)
 	senders := newSenders(1)
-	send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 1000})
+	send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 1000})
 	complete(ctx, t, "before it stalls", stalled, senders[0].Sent(0))
 	stalled.Pause()
 	load := overload()
-	load.Plan, load.rate = plan, load.rate/5
-	load.count /= 5
+	load.Plan, load.Rate = plan, load.Rate/5
+	load.Count /= 5
 	send(ctx, t, senders, p.Dopplers, load)
 	complete(ctx, t, "another tail of the app", same, senders[0].Sent(0))
 	complete(ctx, t, "a tail of another app", different, senders[0].Sent(1))

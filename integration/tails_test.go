@@ -50,10 +50,10 @@ func TestTailsGetTheirAppAndNothingElse(t *testing.T) {
 	var both sync.WaitGroup
 	senders := newSenders(4)
 	both.Go(func() {
-		send(ctx, t, senders[:2], p.Dopplers, sending{Plan: many, count: apps * perApp, rate: 5000})
+		send(ctx, t, senders[:2], p.Dopplers, sending{Plan: many, Count: apps * perApp, Rate: 5000})
 	})
 	both.Go(func() {
-		send(ctx, t, senders[2:], p.Dopplers, sending{Plan: busy, count: busyCount, rate: busyRate})
+		send(ctx, t, senders[2:], p.Dopplers, sending{Plan: busy, Count: busyCount, Rate: busyRate})
 	})
 	both.Wait()
 	for i, tail := range tails {

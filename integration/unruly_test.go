@@ -96,7 +96,7 @@ func TestUnrulyClients(t *testing.T) {
 
 	senders := newSenders(1)
 	plan := load.Plan{Shape: load.Reference, Sources: 10, Batch: 100}
-	sent := send(ctx, t, senders, p.Dopplers, sending{Plan: plan, count: 50_000})
+	sent := send(ctx, t, senders, p.Dopplers, sending{Plan: plan, Count: 50_000})
 	complete(ctx, t, "the other reader", other, sent)
 	poll(ctx, t, "the stalled reader to be cut and counted", func() bool {
 		return metric(ctx, t, p.Controllers[0], "trafficcontroller_slow_consumers_total") >= 1

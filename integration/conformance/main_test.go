@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/process"
 )
 
@@ -33,7 +34,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	programs, err = process.Build(ctx, dir, raceEnabled, process.Doppler, process.TrafficController, process.Lgr, process.FakeCF)
+	programs, err = process.Build(ctx, dir, blackbox.Race, process.Doppler, process.TrafficController, process.Lgr, process.FakeCF)
 	if err == nil {
 		here, err = startPlatform(ctx, dir)
 	}
