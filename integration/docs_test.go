@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -113,6 +114,38 @@ func TestOperatorsGuideNamesEveryMetric(t *testing.T) {
 	for name := range exported {
 		if !described[name] {
 			t.Errorf("the guide does not describe %s", name)
+		}
+	}
+}
+
+// TestDocsNameTestsThatExist holds the promises to the tests that show them.
+func TestDocsNameTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../docs/delivery.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := make(map[string]bool)
+	declaration := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	err = filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range declaration.FindAllSubmatch(source, -1) {
+			declared[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile(`\bTest\w+`).FindAllString(string(text), -1)
+	if len(named) == 0 {
+		t.Fatal("docs/delivery.md names no test")
+	}
+	for _, name := range named {
+		if !declared[name] {
+			t.Errorf("docs/delivery.md names %s, which does not exist", name)
 		}
 	}
 }
