@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
-	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
 const (
@@ -24,137 +23,29 @@ const (
 	maxRanges = 1000
 )
 
-// pendingAck is acks of one epoch that are to be sent.
-type pendingAck struct {
-	doppler string
-	epoch   uint64
-	ranges  []stream.OffsetRange
-}
-
-// covered is what of a batch is acked, as runs of indices [from, to), sorted.
-type covered []struct{ from, to int }
-
-// add adds a run and reports whether n indices are covered now.
-func (c *covered) add(from, to, n int) bool {
-	out := make(covered, 0, len(*c)+1)
-	for _, r := range *c {
-		if r.to < from || r.from > to {
-			out = append(out, r)
-			continue
-		}
-		from, to = min(from, r.from), max(to, r.to)
-	}
-	out = append(out, struct{ from, to int }{from, to})
-	*c = out
-	return from == 0 && to == n
-}
-
 // ack takes note that the envelopes with indices [from, to) of a batch are
 // acked.
 func (s *Stream) ack(b *Batch, from, to int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.passes && to-from == b.Len() {
-		s.consumed(b)
-	}
-	if s.passes || b.acked {
+	if s.passes {
+		if to-from == b.Len() {
+			s.consumed(b)
+		}
 		return
 	}
-	if !b.gapsAcked {
-		b.gapsAcked = true
-		s.ackGaps(b)
-	}
-	if to > from {
-		s.ackEnvelopes(b, from, to)
-	}
-	if b.covered.add(from, to, b.Len()) {
-		b.acked, b.covered = true, nil
-		s.settled(b)
+	if s.place.Ack(&b.delivery, from, to) {
+		s.status.Unacked--
 	}
 	signal(s.acks)
-}
-
-// ackEnvelopes queues the ack of the envelopes with indices [from, to). mu is
-// held.
-func (s *Stream) ackEnvelopes(b *Batch, from, to int) {
-	p := b.Position
-	acked := whole(p, b.Redelivered)
-	acked.first, acked.last = b.offset(from), b.offset(to-1)
-	acked.from, acked.to = p.GetMatched()+uint64(from), p.GetMatched()+uint64(to)
-	s.queue(p.GetDoppler(), p.GetEpoch(), acked.first, acked.last)
-	b.mark.ack(acked)
-}
-
-// whole is the span of all envelopes of a position, which has some.
-func whole(p *streampb.Position, redelivered bool) span {
-	n := uint64(p.GetCount())
-	return span{
-		first: p.GetFirst(), last: lastOffset(p), from: p.GetMatched(), to: p.GetMatched() + n,
-		// What was handed out before comes again without what was acked of it.
-		counted: !redelivered || len(p.GetDeltas()) == 0,
-	}
-}
-
-// ackGaps queues the ack of the gaps. mu is held.
-func (s *Stream) ackGaps(b *Batch) {
-	for _, g := range b.Gaps {
-		if g.GetTo() <= g.GetFrom() {
-			continue // known to be told when it is in our socket
-		}
-		doppler, epoch := g.GetDoppler(), g.GetEpoch()
-		if doppler == "" {
-			doppler, epoch = b.Position.GetDoppler(), b.Position.GetEpoch()
-		}
-		s.queue(doppler, epoch, g.GetFrom(), g.GetTo()-1)
-		if m := s.place.find(doppler, epoch); m != nil {
-			m.ack(span{first: g.GetFrom(), last: g.GetTo() - 1})
-		}
-	}
-}
-
-// settled says that nothing of a batch is left to ack. mu is held.
-func (s *Stream) settled(b *Batch) {
-	s.status.Unacked--
-	if b.mark != nil {
-		s.place.done(b.mark, b.Position)
-	}
-	s.place.lose(b.Gaps, b.Position)
 }
 
 // consumed takes note that the owner of a batch that passes has done with it.
 // mu is held.
 func (s *Stream) consumed(b *Batch) {
-	if b.acked {
-		return
+	if s.place.Consume(&b.delivery) {
+		s.status.Unacked--
 	}
-	b.acked = true
-	if !s.place.tail && b.Len() > 0 {
-		b.mark.ack(whole(b.Position, b.Redelivered))
-	}
-	s.settled(b)
-}
-
-// queue adds a range to what is to be sent. mu is held.
-func (s *Stream) queue(doppler string, epoch, first, last uint64) {
-	for i := range s.pending {
-		a := &s.pending[i]
-		if a.doppler != doppler || a.epoch != epoch {
-			continue
-		}
-		if prev := &a.ranges[len(a.ranges)-1]; prev.Last+1 == first {
-			prev.Last = last
-		} else {
-			a.ranges = append(a.ranges, stream.OffsetRange{First: first, Last: last})
-		}
-		return
-	}
-	s.pending = append(s.pending, pendingAck{doppler, epoch, []stream.OffsetRange{{First: first, Last: last}}})
-}
-
-// requeue adds everything that is acked and that the server is not known to
-// have heard: acks of an old connection may have got lost with it. mu is held.
-func (s *Stream) requeue() {
-	s.place.unconfirmed(func(m *mark, acked span) { s.queue(m.doppler, m.epoch, acked.first, acked.last) })
 }
 
 // sendAcks sends what is queued until ctx ends.
@@ -186,12 +77,13 @@ func (s *Stream) flush(ctx context.Context, timeout time.Duration) error {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.mu.Lock()
-	conn, pending := s.conn, s.pending
+	conn, owes := s.conn, s.place.Owes()
+	var acks []stream.Acks
 	if conn != nil {
-		s.pending = nil
+		acks = s.place.TakeAcks()
 	}
 	s.mu.Unlock()
-	if len(pending) == 0 {
+	if !owes {
 		return nil
 	}
 	if conn == nil {
@@ -200,9 +92,9 @@ func (s *Stream) flush(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var msg []byte
-	for _, a := range pending {
-		for some := range slices.Chunk(a.ranges, maxRanges) {
-			msg = stream.AppendAck(msg[:0], a.doppler, a.epoch, some...)
+	for _, a := range acks {
+		for some := range slices.Chunk(a.Ranges, maxRanges) {
+			msg = stream.AppendAck(msg[:0], a.Doppler, a.Epoch, some...)
 			if err := conn.Send(ctx, msg); err != nil {
 				return err
 			}

@@ -3,12 +3,12 @@ package nozzle
 import (
 	"fmt"
 	"iter"
-	"sort"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
@@ -48,15 +48,10 @@ type Batch struct {
 	// not acked.
 	Redelivered bool
 
-	stream *Stream // nil for a batch made by hand
-	mark   *mark   // nil without a position
-
+	stream  *Stream // nil for a batch made by hand
 	release func()
 
-	// guarded by the mu of stream
-	acked     bool
-	gapsAcked bool
-	covered   covered
+	delivery stream.Delivery // of the same; guarded by the mu of stream, if that is set
 }
 
 // Len returns the number of envelopes.
@@ -108,11 +103,15 @@ func (b *Batch) Ack() {
 // AckRange is Ack for the envelopes with offsets first to last, inclusive,
 // only. The gaps of the batch are acked with any of them.
 func (b *Batch) AckRange(first, last uint64) {
-	from, to := b.index(first), b.index(last)
-	if to < b.Len() && b.offset(to) == last {
+	if b.stream == nil {
+		return
+	}
+	d := &b.delivery
+	from, to := d.Index(first), d.Index(last)
+	if to < b.Len() && d.Offset(to) == last {
 		to++
 	}
-	if b.stream != nil && from < to {
+	if from < to {
 		b.stream.ack(b, from, to)
 	}
 }
@@ -127,21 +126,4 @@ func (b *Batch) Release() {
 		b.release = nil
 	}
 	b.Envelopes = nil
-}
-
-// offset returns the offset of envelope i.
-func (b *Batch) offset(i int) uint64 {
-	off, deltas := b.Position.GetFirst(), b.Position.GetDeltas()
-	if len(deltas) == 0 {
-		return off + uint64(i)
-	}
-	for _, d := range deltas[:i] {
-		off += uint64(d)
-	}
-	return off
-}
-
-// index returns the number of envelopes with offsets below off.
-func (b *Batch) index(off uint64) int {
-	return sort.Search(b.Len(), func(i int) bool { return b.offset(i) >= off })
 }

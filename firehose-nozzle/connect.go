@@ -156,10 +156,10 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, err err
 	defer conn.CloseNow()
 	s.mu.Lock()
 	s.conn = conn
-	s.requeue()
-	queued := len(s.pending) > 0
+	s.place.Reconnected()
+	owes := s.place.Owes()
 	s.mu.Unlock()
-	if queued {
+	if owes {
 		signal(s.acks)
 	}
 	defer func() {
@@ -199,7 +199,7 @@ func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
 	if s.passes {
 		from = s.read
 	}
-	cursor := from.cursor()
+	cursor := from.Cursor()
 	s.mu.Unlock()
 	return stream.Dial(ctx, s.cfg.target(s.addr, encodeCursor(cursor)), stream.DialOptions{
 		TLS: s.cfg.TLS, Header: header, Subprotocol: stream.Subprotocol, ReadLimit: s.cfg.MaxMessageBytes,
@@ -270,6 +270,7 @@ func (l *link) batch(m *streampb.Batch, envelopes []byte, buf *stream.Buffer) (*
 		Position: m.GetPosition(), Envelopes: envelopes, Gaps: m.GetGaps(),
 		Redelivered: m.GetLease().GetRedelivered(), stream: l.Stream, release: buf.Release,
 	}
+	b.delivery = stream.Delivery{Position: b.Position, Gaps: b.Gaps, Redelivered: b.Redelivered}
 	if len(envelopes) > 0 {
 		return b, nil
 	}
@@ -321,17 +322,12 @@ func (l *link) heard(m *streampb.Batch) {
 // received keeps the place to come back to when what is received need not be
 // acked. mu is held.
 func (l *link) received(m *streampb.Batch) {
-	if p := m.GetPosition(); p != nil {
-		mark := l.read.at(p, l.number, true)
-		if p.GetCount() > 0 && !l.read.tail {
-			mark.ack(whole(p, m.GetLease().GetRedelivered()))
-		}
-		l.read.done(mark, p)
-	}
+	d := stream.Delivery{Position: m.GetPosition(), Gaps: m.GetGaps(), Redelivered: m.GetLease().GetRedelivered()}
+	l.read.Receive(&d, l.number)
+	l.read.Consume(&d)
 	for _, f := range m.GetFins() {
-		l.read.finish(f.GetDoppler(), f.GetEpoch())
+		l.read.Finish(f.GetDoppler(), f.GetEpoch())
 	}
-	l.read.lose(m.GetGaps(), m.GetPosition())
 }
 
 // classify puts an error into a code and tells whether another dial would meet

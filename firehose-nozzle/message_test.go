@@ -40,11 +40,11 @@ func FuzzMessages(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte, mode byte) {
 		s := &Stream{
-			passes: mode&1 != 0, place: newPlace(nil, mode&2 != 0), cfg: Config{ReadAhead: math.MaxInt},
+			passes: mode&1 != 0, place: stream.NewPlace(nil, mode&2 != 0), cfg: Config{ReadAhead: math.MaxInt},
 			acks: make(chan struct{}, 1), some: make(chan struct{}, 1), room: make(chan struct{}, 1), quit: make(chan struct{}),
 		}
 		if s.passes {
-			s.read = newPlace(nil, mode&2 != 0)
+			s.read = stream.NewPlace(nil, mode&2 != 0)
 		}
 		l := &link{Stream: s, number: 1}
 		for i, bytes := range [][]byte{first, second} {
@@ -91,5 +91,5 @@ func drain(t *testing.T, s *Stream) {
 			t.Fatal(err)
 		}
 	}
-	s.requeue()
+	s.place.Reconnected()
 }

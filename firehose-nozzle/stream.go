@@ -40,13 +40,12 @@ type Stream struct {
 
 	// guarded by mu
 	mu      sync.Mutex
-	place   *place // of what is acked
-	read    *place // of what is received, if passes
-	ahead   []item // received, to be taken by Recv
-	bytes   int    // of ahead
-	waiting bool   // Recv waits for an item
-	pending []pendingAck
-	conn    *stream.Conn // nil while there is none
+	place   *stream.Place // of what is acked
+	read    *stream.Place // of what is received, if passes
+	ahead   []item        // received, to be taken by Recv
+	bytes   int           // of ahead
+	waiting bool          // Recv waits for an item
+	conn    *stream.Conn  // nil while there is none
 	status  Status
 }
 
@@ -117,9 +116,9 @@ func open(ctx context.Context, cfg Config, tail bool) (*Stream, error) {
 	if err != nil {
 		return nil, &Error{Code: CodeInvalidArgument, Err: err} // validate has seen it
 	}
-	s.place = newPlace(cursor, tail)
+	s.place = stream.NewPlace(cursor, tail)
 	if s.passes {
-		s.read = newPlace(cursor, tail)
+		s.read = stream.NewPlace(cursor, tail)
 	}
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
@@ -246,14 +245,14 @@ func signal(c chan<- struct{}) {
 
 // note takes note of an item; mu is held.
 func (s *Stream) note(it item) {
-	if it.position != nil {
-		m := s.place.at(it.position, it.link, it.batch != nil)
-		if it.batch != nil {
-			it.batch.mark = m
-		}
+	switch {
+	case it.batch != nil:
+		s.place.Receive(&it.batch.delivery, it.link)
+	case it.position != nil:
+		s.place.Told(it.position, it.link)
 	}
 	for _, f := range it.fins {
-		s.place.finish(f.GetDoppler(), f.GetEpoch())
+		s.place.Finish(f.GetDoppler(), f.GetEpoch())
 	}
 }
 
@@ -264,7 +263,7 @@ func (s *Stream) note(it item) {
 // known.
 func (s *Stream) Cursor() string {
 	s.mu.Lock()
-	c := s.place.cursor()
+	c := s.place.Cursor()
 	s.mu.Unlock()
 	return encodeCursor(c)
 }

@@ -41,14 +41,14 @@ type Client struct {
 	fault   error             // nothing can be written any more
 
 	// guarded by mu
-	mu       sync.Mutex
-	members  map[string]*member // by address
-	standing standing
-	lost     map[string]time.Time // Dopplers that are gone, and when to say so
-	queue    []item
-	queued   int // bytes
-	ended    bool
-	closed   *stream.CloseError // why this side closed it
+	mu      sync.Mutex
+	members map[string]*member   // by address
+	place   *stream.Place        // in each Doppler, by its name: it may come back at another address
+	lost    map[string]time.Time // Dopplers that are gone, and when to say so
+	queue   []item
+	queued  int // bytes
+	ended   bool
+	closed  *stream.CloseError // why this side closed it
 }
 
 // item is one message on its way to the client.
@@ -139,7 +139,7 @@ func (c *Client) remove(addr string, until time.Time) {
 	doppler := m.end()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.standing.entry(doppler); e != nil && !e.Finished && !c.reads(doppler) {
+	if c.place.Expects(doppler) && !c.reads(doppler) {
 		c.lost[doppler] = until
 	}
 }
@@ -172,7 +172,7 @@ func (c *Client) giveUp(now time.Time) {
 		}
 		delete(c.lost, doppler)
 		gaps = append(gaps, &streampb.Gap{
-			Doppler: doppler, Epoch: c.standing.lose(doppler),
+			Doppler: doppler, Epoch: c.place.LoseDoppler(doppler),
 			Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST,
 		})
 	}
@@ -190,18 +190,32 @@ func (c *Client) giveUp(now time.Time) {
 	}
 }
 
+// oneLink is the connection that Dopplers are heard of on, whichever it is: what
+// a group says of its low mark stays true, for there is no ack here to compare
+// with it.
+const oneLink = 1
+
 // note keeps where the client stands.
 func (c *Client) note(b *streampb.Batch) {
 	c.mu.Lock()
-	c.standing.note(b)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	if p := b.GetPosition(); p.GetDoppler() != "" {
+		c.place.Told(p, oneLink)
+	}
+	for _, f := range b.GetFins() {
+		c.place.Finish(f.GetDoppler(), f.GetEpoch())
+	}
 }
 
-// cursor is where the client stands, as a string.
+// cursor is where the client stands, as a string; empty when nothing is known.
 func (c *Client) cursor() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.standing.cursor()
+	cursor := c.place.Cursor()
+	if len(cursor.GetEntries()) == 0 {
+		return ""
+	}
+	return stream.EncodeCursor(cursor)
 }
 
 // lag is how many envelopes the Dopplers say the client is behind.

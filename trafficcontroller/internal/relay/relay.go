@@ -120,16 +120,17 @@ var errStopping = errors.New("this Traffic Controller is stopping")
 
 // Open serves a client until its connection ends. It returns at once.
 func (r *Relay) Open(conn Conn, o Options) error {
-	c := &Client{
-		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1), due: time.NewTimer(payAfter),
-		members: map[string]*member{}, lost: map[string]time.Time{},
-	}
+	var cursor *streampb.Cursor
 	if o.Cursor != "" {
-		cursor, err := stream.DecodeCursor(o.Cursor)
-		if err != nil {
+		var err error
+		if cursor, err = stream.DecodeCursor(o.Cursor); err != nil {
 			return err
 		}
-		c.standing.first = cursor.GetEntries()
+	}
+	c := &Client{
+		place: stream.NewPlace(cursor, false),
+		relay: r, conn: conn, options: o, opened: time.Now(), wake: make(chan struct{}, 1), due: time.NewTimer(payAfter),
+		members: map[string]*member{}, lost: map[string]time.Time{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wrote.Store(c.opened.UnixNano())

@@ -1,6 +1,7 @@
-package nozzle
+package stream
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -8,7 +9,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
-// world is a Doppler with one subscription, reduced to what a place sees of
+// world is a Doppler with one subscription, reduced to what a Place sees of
 // it.
 type world struct {
 	rng     *rand.Rand
@@ -20,12 +21,8 @@ type world struct {
 }
 
 type simBatch struct {
-	pos         *streampb.Position
-	offsets     []uint64
-	redelivered bool
-	mark        *mark
-	covered     covered
-	acked       bool
+	Delivery
+	offsets []uint64
 }
 
 // low is the server's mark and the matches before it.
@@ -53,7 +50,7 @@ func (w *world) matchedBefore(off uint64) (n uint64) {
 // grant hands out up to size matching envelopes from offset from on that pick
 // wants, to this reader or to another member.
 func (w *world) grant(size int, again bool, member int) *simBatch {
-	b := &simBatch{redelivered: again}
+	b := &simBatch{Delivery: Delivery{Redelivered: again}}
 	for off, m := range w.match {
 		wanted := w.owner[off] == -1
 		if again {
@@ -74,33 +71,45 @@ func (w *world) grant(size int, again bool, member int) *simBatch {
 		return nil
 	}
 	low, lowMatched := w.low()
-	b.pos = &streampb.Position{
+	b.Position = &streampb.Position{
 		Doppler: "d", Epoch: 1, First: b.offsets[0], Count: uint32(len(b.offsets)),
 		Matched: w.matchedBefore(b.offsets[0]), Low: low, LowMatched: lowMatched,
 	}
 	contiguous := true
 	for i, off := range b.offsets[1:] {
-		b.pos.Deltas = append(b.pos.Deltas, uint32(off-b.offsets[i]))
+		b.Position.Deltas = append(b.Position.Deltas, uint32(off-b.offsets[i]))
 		contiguous = contiguous && off == b.offsets[i]+1
 	}
 	if contiguous {
-		b.pos.Deltas = nil
+		b.Position.Deltas = nil
 	}
 	return b
 }
 
 // ack acks a run of a batch; lost acks do not reach the server.
-func (w *world) ack(p *place, b *simBatch, from, to int, lost bool) {
+func (w *world) ack(t *testing.T, p *Place, b *simBatch, from, to int, mine []bool, lost bool) (settled bool) {
 	for _, off := range b.offsets[from:to] {
-		w.acked[off] = w.acked[off] || !lost
+		mine[off] = true
 	}
-	s := whole(b.pos, b.redelivered)
-	s.first, s.last = b.offsets[from], b.offsets[to-1]
-	s.from, s.to = b.pos.GetMatched()+uint64(from), b.pos.GetMatched()+uint64(to)
-	b.mark.ack(s)
-	if b.covered.add(from, to, len(b.offsets)) && !b.acked {
-		b.acked = true
-		p.done(b.mark, b.pos)
+	settled = p.Ack(&b.Delivery, from, to)
+	w.hear(t, p, mine, lost)
+	return settled
+}
+
+// hear is the server taking acks, of which none may be for what was not acked.
+func (w *world) hear(t *testing.T, p *Place, mine []bool, lost bool) {
+	for _, a := range p.TakeAcks() {
+		for _, r := range a.Ranges {
+			for off := r.First; off <= r.Last && !lost; off++ {
+				if w.match[off] && !mine[off] && !w.acked[off] {
+					t.Fatalf("an ack for %d, which was never acked", off)
+				}
+				w.acked[off] = w.acked[off] || w.match[off]
+			}
+		}
+	}
+	if p.Owes() {
+		t.Fatal("acks are owed that were taken")
 	}
 }
 
@@ -117,11 +126,11 @@ func TestPlaceNeverSkips(t *testing.T) {
 			w.match = append(w.match, dense || rng.IntN(3) > 0)
 			w.acked, w.owner = append(w.acked, false), append(w.owner, -1)
 		}
-		p := newPlace(nil, false)
+		p := NewPlace(nil, false)
 		mine := make([]bool, len(w.match)) // acked by this reader
 		for range 600 {
 			w.step(t, p, alone, mine)
-			check := p.cursor().GetEntries()
+			check := p.Cursor().GetEntries()
 			if len(check) == 0 {
 				continue
 			}
@@ -135,12 +144,12 @@ func TestPlaceNeverSkips(t *testing.T) {
 				t.Fatalf("seed %d: cursor at %d counts %d, there are %d", seed, e.GetOffset(), e.GetMatched(), got)
 			}
 		}
-		w.finish(t, p, alone, seed)
+		w.finish(t, p, alone, mine, seed)
 	}
 }
 
 // step lets one random thing happen.
-func (w *world) step(t *testing.T, p *place, alone bool, mine []bool) {
+func (w *world) step(t *testing.T, p *Place, alone bool, mine []bool) {
 	switch n := w.rng.IntN(20); {
 	case n < 8:
 		member, again := 0, w.rng.IntN(6) == 0
@@ -157,7 +166,7 @@ func (w *world) step(t *testing.T, p *place, alone bool, mine []bool) {
 			}
 			return
 		}
-		b.mark = p.at(b.pos, w.link, true)
+		p.Receive(&b.Delivery, w.link)
 		w.batches = append(w.batches, b)
 	case n < 18 && len(w.batches) > 0:
 		i := w.rng.IntN(len(w.batches))
@@ -170,48 +179,38 @@ func (w *world) step(t *testing.T, p *place, alone bool, mine []bool) {
 			from = w.rng.IntN(to)
 			to = from + 1 + w.rng.IntN(to-from)
 		}
-		w.ack(p, b, from, to, w.rng.IntN(10) == 0)
-		for _, off := range b.offsets[from:to] {
-			mine[off] = true
-		}
-		if b.acked {
+		if w.ack(t, p, b, from, to, mine, w.rng.IntN(10) == 0) {
 			w.batches = slices.Delete(w.batches, i, i+1)
 		}
 	case n == 18:
 		w.link++
-		p.unconfirmed(func(_ *mark, s span) {
-			for off := s.first; off <= s.last; off++ {
-				if w.match[off] && !mine[off] && !w.acked[off] {
-					t.Fatalf("an ack for %d, which was never acked", off)
-				}
-				w.acked[off] = w.acked[off] || w.match[off]
-			}
-		})
+		p.Reconnected()
+		w.hear(t, p, mine, false)
 	default:
 		low, matched := w.low()
-		p.at(&streampb.Position{Doppler: "d", Epoch: 1, First: low, Next: low, Matched: matched, Low: low, LowMatched: matched}, w.link, false)
+		p.Told(&streampb.Position{Doppler: "d", Epoch: 1, First: low, Next: low, Matched: matched, Low: low, LowMatched: matched}, w.link)
 	}
 }
 
 // finish acks everything in order; a reader that is alone then knows that it
 // is at the end, without being told.
-func (w *world) finish(t *testing.T, p *place, alone bool, seed uint64) {
+func (w *world) finish(t *testing.T, p *Place, alone bool, mine []bool, seed uint64) {
 	for _, b := range w.batches {
-		w.ack(p, b, 0, len(b.offsets), false)
+		w.ack(t, p, b, 0, len(b.offsets), mine, false)
 	}
 	w.link++
 	low, matched := w.low()
-	p.at(&streampb.Position{Doppler: "d", Epoch: 1, First: low, Matched: matched, Low: low, LowMatched: matched}, w.link, false)
+	p.Told(&streampb.Position{Doppler: "d", Epoch: 1, First: low, Matched: matched, Low: low, LowMatched: matched}, w.link)
 	for {
 		b := w.grant(10, false, 0)
 		if b == nil {
 			break
 		}
-		b.mark = p.at(b.pos, w.link, true)
-		w.ack(p, b, 0, len(b.offsets), false)
+		p.Receive(&b.Delivery, w.link)
+		w.ack(t, p, b, 0, len(b.offsets), mine, false)
 	}
 	low, _ = w.low()
-	e := p.cursor().GetEntries()[0]
+	e := p.Cursor().GetEntries()[0]
 	last := uint64(len(w.match))
 	for last > 0 && !w.match[last-1] {
 		last--
@@ -232,86 +231,87 @@ func position(epoch, first uint64, count uint32, low uint64) *streampb.Position 
 
 // While something of an epoch waits for its ack, the cursor stays in it.
 func TestPlaceKeepsToAnEpochUntilItIsAcked(t *testing.T) {
-	p := newPlace(nil, false)
+	p := NewPlace(nil, false)
 	old := position(1, 0, 5, 0)
 	m := p.at(old, 1, true)
 	fresh := position(2, 0, 3, 0)
 	n := p.at(fresh, 1, true)
-	if e := p.cursor().GetEntries(); len(e) != 1 || e[0].GetEpoch() != 1 || e[0].GetOffset() != 0 {
+	if e := p.Cursor().GetEntries(); len(e) != 1 || e[0].GetEpoch() != 1 || e[0].GetOffset() != 0 {
 		t.Fatalf("got %v", e)
 	}
 	m.ack(whole(old, false))
 	p.done(m, old)
-	if e := p.cursor().GetEntries(); len(e) != 1 || e[0].GetEpoch() != 2 || e[0].GetSeen() != 3 {
+	if e := p.Cursor().GetEntries(); len(e) != 1 || e[0].GetEpoch() != 2 || e[0].GetSeen() != 3 {
 		t.Fatalf("got %v", e)
 	}
-	p.finish("d", 2)
-	if e := p.cursor().GetEntries()[0]; e.GetFinished() {
+	p.Finish("d", 2)
+	if e := p.Cursor().GetEntries()[0]; e.GetFinished() {
 		t.Fatalf("finished before its last ack: %v", e)
 	}
 	n.ack(whole(fresh, false))
 	p.done(n, fresh)
-	if e := p.cursor().GetEntries()[0]; !e.GetFinished() || e.GetOffset() != 3 {
+	if e := p.Cursor().GetEntries()[0]; !e.GetFinished() || e.GetOffset() != 3 {
 		t.Fatalf("got %v", e)
 	}
-	p.finish("nobody", 1)
+	p.Finish("nobody", 1)
 }
 
 func TestPlaceOfATail(t *testing.T) {
-	p := newPlace(&streampb.Cursor{Entries: []*streampb.CursorEntry{{Doppler: "e", Epoch: 9, Offset: 7}}}, true)
+	p := NewPlace(&streampb.Cursor{Entries: []*streampb.CursorEntry{{Doppler: "e", Epoch: 9, Offset: 7}}}, true)
 	first := &streampb.Position{Doppler: "d", Epoch: 1, First: 10, Count: 2, Deltas: []uint32{5}, Matched: 3, Next: 20}
 	p.at(first, 1, false)
 	m := p.at(first, 1, true)
-	if e := p.cursor().GetEntries()[0]; e.GetOffset() != 20 || e.GetMatched() != 5 || e.GetSeen() != 0 {
+	if e := p.Cursor().GetEntries()[0]; e.GetOffset() != 20 || e.GetMatched() != 5 || e.GetSeen() != 0 {
 		t.Fatalf("got %v", e)
 	}
 	second := &streampb.Position{Doppler: "d", Epoch: 1, First: 30, Count: 1, Matched: 5, Next: 31}
 	p.at(second, 1, true)
-	if e := p.cursor().GetEntries(); e[0].GetOffset() != 20 || e[1].GetOffset() != 7 {
+	if e := p.Cursor().GetEntries(); e[0].GetOffset() != 20 || e[1].GetOffset() != 7 {
 		t.Fatalf("got %v", e)
 	}
 	p.done(m, second)
-	if e := p.cursor().GetEntries()[0]; e.GetOffset() != 31 || e.GetMatched() != 6 {
+	if e := p.Cursor().GetEntries()[0]; e.GetOffset() != 31 || e.GetMatched() != 6 {
 		t.Fatalf("got %v", e)
 	}
 }
 
 func TestPlaceForgetsTheLongFinished(t *testing.T) {
-	p := newPlace(nil, true)
+	p := NewPlace(nil, true)
 	for i := range 3 * maxFinished {
 		name := string(rune('A'+i/26)) + string(rune('a'+i%26))
 		p.at(&streampb.Position{Doppler: name, Epoch: 1, First: 5}, 1, false)
 		if i != 0 {
-			p.finish(name, 1)
+			p.Finish(name, 1)
 		}
 	}
-	if n := len(p.cursor().GetEntries()); n != maxFinished+1 {
+	if n := len(p.Cursor().GetEntries()); n != maxFinished+1 {
 		t.Fatalf("%d entries", n)
 	}
 }
 
 // What the server says on one connection may be older than what was acked.
 func TestPlaceDoesNotGoBack(t *testing.T) {
-	p := newPlace(nil, false)
+	p := NewPlace(nil, false)
 	first, second := position(1, 0, 5, 0), position(1, 5, 5, 0)
 	m := p.at(first, 1, true)
 	m.ack(whole(first, false))
 	p.done(m, first)
 	p.at(second, 1, true)
-	if e := p.cursor().GetEntries()[0]; e.GetOffset() != 5 || e.GetMatched() != 5 {
+	if e := p.Cursor().GetEntries()[0]; e.GetOffset() != 5 || e.GetMatched() != 5 {
 		t.Fatalf("got %v", e)
 	}
 	// What it has heard of only in part is said again.
 	m.ack(whole(second, false))
 	p.done(m, second)
 	p.at(position(1, 10, 0, 7), 1, false)
-	var again []span
-	p.unconfirmed(func(_ *mark, s span) { again = append(again, s) })
-	if len(again) != 1 || again[0].last != 9 {
+	p.Reconnected()
+	if again := p.TakeAcks(); len(again) != 1 || len(again[0].Ranges) != 1 || again[0].Ranges[0].Last != 9 {
 		t.Fatalf("got %v", again)
 	}
-	p.at(position(1, 10, 0, 10), 1, false)
-	p.unconfirmed(func(_ *mark, s span) { t.Fatalf("%v is kept for nothing", s) })
+	p.Told(position(1, 10, 0, 10), 1)
+	if p.Reconnected(); p.Owes() {
+		t.Fatalf("%v is kept for nothing", p.TakeAcks())
+	}
 }
 
 func TestSpansAreBounded(t *testing.T) {
@@ -356,16 +356,114 @@ func TestPlaceOfALostEpoch(t *testing.T) {
 		"but it came back":                {gaps: lost(1), back: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPlace(nil, true)
+			p := NewPlace(nil, true)
 			first := position(1, 0, 5, 0)
 			p.done(p.at(first, 1, true), first)
 			p.lose(tc.gaps, tc.at)
 			if tc.back {
 				p.at(position(1, 5, 0, 5), 2, false)
 			}
-			if e := p.cursor().GetEntries()[0]; e.GetFinished() != tc.want || e.GetOffset() != 5 {
+			if e := p.Cursor().GetEntries()[0]; e.GetFinished() != tc.want || e.GetOffset() != 5 {
 				t.Errorf("got %v", e)
 			}
 		})
+	}
+}
+
+func told(doppler string, epoch, low, lowMatched, next uint64) *streampb.Position {
+	return &streampb.Position{Doppler: doppler, Epoch: epoch, Low: low, LowMatched: lowMatched, Next: next}
+}
+
+func entries(p *Place) map[string]*streampb.CursorEntry {
+	out := map[string]*streampb.CursorEntry{}
+	for _, e := range p.Cursor().GetEntries() {
+		out[fmt.Sprintf("%s/%d", e.GetDoppler(), e.GetEpoch())] = e
+	}
+	return out
+}
+
+func TestPlaceKeepsWhatItCameWith(t *testing.T) {
+	p := NewPlace(&streampb.Cursor{Entries: []*streampb.CursorEntry{
+		{Doppler: "a", Epoch: 2, Offset: 7}, {Doppler: "b", Epoch: 1, Offset: 9},
+	}}, false)
+	if got := entries(p); len(got) != 2 || got["a/2"].GetOffset() != 7 {
+		t.Errorf("at first: %v", got)
+	}
+	p.Told(told("a", 3, 1, 1, 4), 1)
+	if got := entries(p); len(got) != 2 || got["a/3"].GetOffset() != 1 || got["a/3"].GetSeen() != 4 || got["b/1"].GetOffset() != 9 {
+		t.Errorf("when a has spoken: %v", got)
+	}
+	if got := entries(NewPlace(nil, false)); len(got) != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+}
+
+// A Traffic Controller acks nothing, and hears of a group on any connection. Its
+// cursor is never before what the group has told as its low mark, never after it,
+// and a fin counts for its epoch only.
+func TestPlaceThatIsOnlyTold(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		type truth struct {
+			epoch, low, matched, seen uint64
+			finished                  bool
+		}
+		p, model := NewPlace(nil, false), map[string]*truth{}
+		for range 300 {
+			name := fmt.Sprint("d", rng.IntN(3))
+			m := model[name]
+			switch {
+			case m == nil || rng.IntN(40) == 0:
+				epoch := uint64(1)
+				if m != nil {
+					epoch = m.epoch + 1
+				}
+				m = &truth{epoch: epoch}
+				model[name] = m
+			case rng.IntN(20) == 0:
+				p.Finish(name, m.epoch)
+				m.finished = true
+				if p.Expects(name) {
+					t.Fatalf("seed %d: more is expected after a fin", seed)
+				}
+				continue
+			case rng.IntN(20) == 0:
+				p.Finish(name, m.epoch+100)
+				continue
+			}
+			m.low += rng.Uint64N(5)
+			m.matched = m.low / 2
+			next := m.low + rng.Uint64N(20)
+			m.seen = max(m.seen, next)
+			p.Told(told(name, m.epoch, m.low, m.matched, next), 1)
+			// What a batch under way says may be older.
+			p.Told(told(name, m.epoch, m.low/2, m.matched/2, m.low/2), 1)
+			got := entries(p)
+			for name, m := range model {
+				e := got[fmt.Sprintf("%s/%d", name, m.epoch)]
+				if e.GetOffset() != m.low || e.GetMatched() != m.matched || e.GetSeen() != m.seen || e.GetFinished() != m.finished {
+					t.Fatalf("seed %d: %s: %v, want %+v", seed, name, e, m)
+				}
+			}
+		}
+	}
+}
+
+// A Doppler that was told to be lost is asked again only for its place.
+func TestPlaceOfALostDoppler(t *testing.T) {
+	p := NewPlace(nil, false)
+	p.Told(told("a", 3, 1, 1, 4), 1)
+	if !p.Expects("a") || p.Expects("nobody") {
+		t.Error("more is expected of those that are not lost, and known")
+	}
+	if epoch := p.LoseDoppler("a"); epoch != 3 || p.Expects("a") || !entries(p)["a/3"].GetFinished() || entries(p)["a/3"].GetOffset() != 1 {
+		t.Errorf("epoch %d, %v", epoch, entries(p))
+	}
+	p.Told(told("a", 3, 2, 2, 5), 1)
+	if got := entries(p)["a/3"]; got.GetFinished() || got.GetOffset() != 2 || !p.Expects("a") {
+		t.Errorf("when it is back: %v", got)
+	}
+	if epoch := p.LoseDoppler("nobody"); epoch != 0 {
+		t.Errorf("epoch %d of nobody", epoch)
 	}
 }

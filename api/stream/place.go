@@ -1,19 +1,21 @@
-package nozzle
+package stream
 
 import (
 	"cmp"
 	"maps"
 	"slices"
 
-	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
-// place knows how far a reader has got in the log of every Doppler. It is a
-// synchronous state machine: no goroutine, clock or socket.
-type place struct {
+// Place knows how far a reader has got in the log of every Doppler, and what it
+// has to ack there. It is a synchronous state machine, without goroutine, clock
+// or socket, for one goroutine at a time. A reader keeps one for its cursor, and
+// so does a Traffic Controller for each of its Firehose clients.
+type Place struct {
 	tail     bool
 	dopplers map[string][]*mark
+	owed     []Acks
 }
 
 // mark is the place in one epoch of one Doppler.
@@ -49,8 +51,10 @@ const maxSpans = 1 << 16
 // maxFinished is how many Dopplers that have said goodbye stay in a cursor.
 const maxFinished = 64
 
-func newPlace(from *streampb.Cursor, tail bool) *place {
-	p := &place{tail: tail, dopplers: map[string][]*mark{}}
+// NewPlace begins where a cursor says, which may be nil. A tail has nothing to
+// ack to a server: what its owner is done with is where it goes on.
+func NewPlace(from *streampb.Cursor, tail bool) *Place {
+	p := &Place{tail: tail, dopplers: map[string][]*mark{}}
 	for _, e := range from.GetEntries() {
 		m := &mark{
 			doppler: e.GetDoppler(), epoch: e.GetEpoch(), low: e.GetOffset(),
@@ -61,10 +65,13 @@ func newPlace(from *streampb.Cursor, tail bool) *place {
 	return p
 }
 
-// at takes note of a position that came over connection number link, and
-// returns its mark. open says that it is the position of a batch that somebody
-// has to ack.
-func (p *place) at(pos *streampb.Position, link int, open bool) *mark {
+// Told takes note of a position that came over connection number link with
+// nothing to ack.
+func (p *Place) Told(pos *streampb.Position, link int) { p.at(pos, link, false) }
+
+// at takes note of a position and returns its mark. open says that it is the
+// position of a batch that somebody has to ack.
+func (p *Place) at(pos *streampb.Position, link int, open bool) *mark {
 	m := p.find(pos.GetDoppler(), pos.GetEpoch())
 	if m == nil {
 		m = &mark{doppler: pos.GetDoppler(), epoch: pos.GetEpoch()}
@@ -100,7 +107,7 @@ func (p *place) at(pos *streampb.Position, link int, open bool) *mark {
 }
 
 // done says that a batch is acked as a whole.
-func (p *place) done(m *mark, pos *streampb.Position) {
+func (p *Place) done(m *mark, pos *streampb.Position) {
 	m.open--
 	if p.tail {
 		m.served(pos)
@@ -109,7 +116,7 @@ func (p *place) done(m *mark, pos *streampb.Position) {
 }
 
 // find returns the mark of an epoch, or nil.
-func (p *place) find(doppler string, epoch uint64) *mark {
+func (p *Place) find(doppler string, epoch uint64) *mark {
 	for _, m := range p.dopplers[doppler] {
 		if m.epoch == epoch {
 			return m
@@ -118,8 +125,8 @@ func (p *place) find(doppler string, epoch uint64) *mark {
 	return nil
 }
 
-// finish says that an epoch has ended.
-func (p *place) finish(doppler string, epoch uint64) {
+// Finish says that an epoch has ended with a fin.
+func (p *Place) Finish(doppler string, epoch uint64) {
 	if m := p.find(doppler, epoch); m != nil {
 		m.fin = true
 	}
@@ -129,7 +136,7 @@ func (p *place) finish(doppler string, epoch uint64) {
 // be nil. What a cursor says of an epoch that is lost is kept, should its Doppler
 // come back, but the loss is not to be told again. A Doppler that tells it
 // itself does so as the one it is now, in whose epoch nothing is lost.
-func (p *place) lose(gaps []*streampb.Gap, at *streampb.Position) {
+func (p *Place) lose(gaps []*streampb.Gap, at *streampb.Position) {
 	for _, g := range gaps {
 		own := g.GetDoppler() == at.GetDoppler() && g.GetEpoch() == at.GetEpoch()
 		if g.GetReason() != streampb.Gap_DOPPLER_LOST || own {
@@ -141,9 +148,32 @@ func (p *place) lose(gaps []*streampb.Gap, at *streampb.Position) {
 	}
 }
 
+// LoseDoppler says that the reader is told that a Doppler is lost with its
+// epoch, which is returned; 0 if nothing is known of it.
+func (p *Place) LoseDoppler(doppler string) (epoch uint64) {
+	marks := p.dopplers[doppler]
+	if len(marks) == 0 {
+		return 0
+	}
+	m := marks[len(marks)-1]
+	m.lost = true
+	return m.epoch
+}
+
+// Expects tells whether more is to come of the epoch that was heard of last of
+// a Doppler: it has neither ended, nor was its loss told.
+func (p *Place) Expects(doppler string) bool {
+	marks := p.dopplers[doppler]
+	return len(marks) > 0 && !marks[len(marks)-1].ended()
+}
+
+// ended tells whether nothing comes after what was received, or the reader
+// knows that nobody will tell.
+func (m *mark) ended() bool { return m.fin || m.lost }
+
 // prune forgets epochs that are over: a later one is known, and nothing of
 // them waits for an ack.
-func (p *place) prune(doppler string) {
+func (p *Place) prune(doppler string) {
 	marks := p.dopplers[doppler]
 	kept := marks[:0]
 	for i, m := range marks {
@@ -155,19 +185,19 @@ func (p *place) prune(doppler string) {
 	p.dopplers[doppler] = kept
 }
 
-// cursor returns the place to continue from. It has one entry per Doppler:
+// Cursor returns the place to continue from. It has one entry per Doppler:
 // while something of an epoch waits for its ack, a later epoch is not
 // mentioned, so that its loss would be told. What no Doppler would say is left
 // out, for a server would refuse the cursor because of it.
-func (p *place) cursor() *streampb.Cursor {
+func (p *Place) Cursor() *streampb.Cursor {
 	c := &streampb.Cursor{Version: 1}
 	finished := 0
 	for _, name := range slices.SortedFunc(maps.Keys(p.dopplers), cmp.Compare[string]) {
-		if name == "" || len(name) > stream.MaxName || len(c.GetEntries()) == stream.MaxCursorEntries {
+		if name == "" || len(name) > MaxName || len(c.GetEntries()) == MaxCursorEntries {
 			continue
 		}
 		m := p.dopplers[name][0]
-		over := (m.fin || m.lost) && m.open == 0
+		over := m.ended() && m.open == 0
 		if over {
 			if finished++; finished > maxFinished {
 				continue
@@ -182,17 +212,6 @@ func (p *place) cursor() *streampb.Cursor {
 		c.Entries = append(c.Entries, e)
 	}
 	return c
-}
-
-// unconfirmed visits what is acked and not yet known to be settled.
-func (p *place) unconfirmed(visit func(m *mark, s span)) {
-	for _, marks := range p.dopplers {
-		for _, m := range marks {
-			for _, s := range m.acked {
-				visit(m, s)
-			}
-		}
-	}
 }
 
 // served moves low behind what a tail has got.
@@ -267,18 +286,4 @@ func after(pos *streampb.Position) (next, matched uint64) {
 		next = lastOffset(pos) + 1
 	}
 	return max(next, pos.GetNext()), matched
-}
-
-// lastOffset returns the offset of the last envelope of a position that has
-// one.
-func lastOffset(pos *streampb.Position) uint64 {
-	deltas := pos.GetDeltas()
-	if len(deltas) == 0 {
-		return pos.GetFirst() + uint64(pos.GetCount()) - 1
-	}
-	last := pos.GetFirst()
-	for _, d := range deltas {
-		last += uint64(d)
-	}
-	return last
 }
