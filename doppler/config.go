@@ -59,7 +59,7 @@ func DefaultConfig() *Config {
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
 		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 2 << 20, AckTimeout: 30 * time.Second,
-		StuckTimeout: time.Minute, Heartbeat: 5 * time.Second,
+		StuckTimeout: time.Minute, Heartbeat: 4 * time.Second,
 		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
 		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,
 	}
@@ -92,7 +92,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.WindowBytes, "window-bytes", "`size` of what is on its way to one Firehose client")
 	f.Duration(&c.AckTimeout, "ack-timeout", "after so long without progress envelopes are handed to another member")
 	f.Duration(&c.StuckTimeout, "stuck-timeout", "a connection that takes nothing for so long is closed")
-	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a connection")
+	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a connection; a reader takes two of them for a dead path")
 	f.Int(&c.MaxWatches, "max-watches", "watched sources per tail link")
 	f.Int(&c.MaxSubscriptions, "max-subscriptions", "connections of readers")
 	f.Group("TLS")

@@ -272,7 +272,7 @@ func TestFromProducerToReader(t *testing.T) {
 	r := start(t, nil)
 	c := r.read("shard_id=nozzle&ack=client")
 	c.until(func() bool { return c.hello != nil })
-	if c.hello.GetServer() != "doppler-0" || c.hello.GetEpoch() == 0 || c.hello.GetHeartbeatMillis() != 5000 {
+	if c.hello.GetServer() != "doppler-0" || c.hello.GetEpoch() == 0 || c.hello.GetHeartbeatMillis() != 4000 {
 		t.Errorf("hello %v", c.hello)
 	}
 	const lines = 5000

@@ -23,9 +23,6 @@ const (
 	stableAfter = 5 * time.Second
 	// defaultHeartbeat is expected until a server has said what to expect.
 	defaultHeartbeat = 5 * time.Second
-	// missedHeartbeats make a path dead.
-	missedHeartbeats = 2
-
 	// defaultReadAhead is the default of Config.ReadAhead.
 	defaultReadAhead = 1 << 20
 
@@ -44,6 +41,7 @@ type link struct {
 	conn      *stream.Conn
 	number    int
 	greeted   bool
+	spread    time.Duration
 	heartbeat time.Duration
 }
 
@@ -52,7 +50,7 @@ func (s *Stream) run(ctx context.Context) error {
 	var f failures
 	for number := 1; ; number++ {
 		opened := time.Now()
-		greeted, err := s.connect(ctx, number)
+		greeted, spread, err := s.connect(ctx, number)
 		if s.quitting() {
 			return &Error{Code: CodeClosed, Err: errClosed}
 		}
@@ -70,7 +68,9 @@ func (s *Stream) run(ctx context.Context) error {
 		if !ok {
 			return &Error{Code: CodeUnavailable, Status: failure.Status, Err: fmt.Errorf("failure %d in a row: %w", f.inRow, failure.Err)}
 		}
-		wait = max(wait, retryAfter(err))
+		asked := retryAfter(err)
+		wait = max(wait, asked+stream.SpreadWait(asked/4)) + stream.SpreadWait(spread)
+		s.fails(failure)
 		s.notify(Notice{Kind: Disconnected, Err: failure, Attempt: f.inRow, Wait: wait})
 		if !s.sleep(ctx, wait) {
 			return &Error{Code: CodeClosed, Err: errClosed}
@@ -112,6 +112,13 @@ func (f *failures) add(cfg *Config) (wait time.Duration, ok bool) {
 	return backOff(f.waits), true
 }
 
+// fails notes why there is no connection.
+func (s *Stream) fails(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Err = err
+}
+
 func (s *Stream) quitting() bool {
 	select {
 	case <-s.quit:
@@ -147,11 +154,12 @@ func backOff(n int) time.Duration {
 	return d*2/3 + rand.N(d*2/3)
 }
 
-// connect dials and reads until the connection ends.
-func (s *Stream) connect(ctx context.Context, number int) (greeted bool, err error) {
+// connect dials and reads until the connection ends. spread is over what time
+// the server wants its clients to come back then.
+func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread time.Duration, err error) {
 	conn, err := s.dial(ctx)
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	defer conn.CloseNow()
 	s.mu.Lock()
@@ -172,14 +180,14 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, err err
 	}()
 	if s.quitting() {
 		_ = conn.Close(stream.CloseNormal, "") // Close came too early to see it
-		return false, errClosed
+		return false, 0, errClosed
 	}
 	l := &link{Stream: s, conn: conn, number: number, heartbeat: defaultHeartbeat}
 	err = l.follow()
 	if s.quitting() {
 		<-s.bye // the last acks go over this connection
 	}
-	return l.greeted, err
+	return l.greeted, l.spread, err
 }
 
 func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
@@ -209,14 +217,14 @@ func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
 // follow reads until the connection ends. Only the time in which it waits for
 // the server counts as silence.
 func (l *link) follow() error {
-	silence := time.AfterFunc(missedHeartbeats*l.heartbeat, l.conn.CloseNow)
+	silence := time.AfterFunc(stream.MissedHeartbeats*l.heartbeat, l.conn.CloseNow)
 	defer silence.Stop()
 	for {
-		silence.Reset(missedHeartbeats * l.heartbeat)
+		silence.Reset(stream.MissedHeartbeats * l.heartbeat)
 		buf, err := l.conn.Read(context.Background())
 		if heard := silence.Stop(); err != nil {
 			if !heard && !l.quitting() {
-				err = fmt.Errorf("%w for %s", errSilent, missedHeartbeats*l.heartbeat)
+				err = fmt.Errorf("%w for %s", errSilent, stream.MissedHeartbeats*l.heartbeat)
 			}
 			return err
 		}
@@ -303,7 +311,7 @@ func (l *link) heard(m *streampb.Batch) {
 		l.status.Heartbeat = m.GetHeartbeat()
 	}
 	if hello != nil && !l.greeted {
-		l.status.Connected, l.status.Since, l.status.Server = true, now, hello.GetServer()
+		l.status.Connected, l.status.Since, l.status.Server, l.status.Err = true, now, hello.GetServer(), nil
 		l.status.Connects++
 	}
 	if l.read != nil {
@@ -311,7 +319,7 @@ func (l *link) heard(m *streampb.Batch) {
 	}
 	l.mu.Unlock()
 	if hello != nil && !l.greeted {
-		l.greeted = true
+		l.greeted, l.spread = true, stream.Spread(hello)
 		if ms := hello.GetHeartbeatMillis(); ms > 0 {
 			l.heartbeat = time.Duration(ms) * time.Millisecond
 		}

@@ -75,6 +75,9 @@ type Status struct {
 	// hello, and Since since when that is so or not.
 	Connected bool
 	Since     time.Time
+	// Err is why there is no connection; nil before the first dial has failed,
+	// and while there is one.
+	Err error
 	// Server is the name of the Traffic Controller that said hello last.
 	Server string
 	// Connects counts the connections that came about.

@@ -388,6 +388,42 @@ func TestDeadPathIsDialledAgain(t *testing.T) {
 	recv(t, n)
 }
 
+// Clients of a server that is lost do not come back all at once, if it asked for that.
+func TestSpreadOfReconnects(t *testing.T) {
+	const spread, clients = 10 * time.Second, 16
+	s := newServer(t)
+	s.SetSpread(spread)
+	waits := make(chan time.Duration, clients)
+	for range clients {
+		n := open(t, s, func(c *nozzle.Config) {
+			c.Notify = func(x nozzle.Notice) {
+				if x.Kind == nozzle.Disconnected {
+					waits <- x.Wait
+				}
+			}
+		})
+		eventually(t, "connection", func() bool { return n.Status().Connected })
+	}
+	s.Cut()
+	late := 0
+	for range clients {
+		select {
+		case wait := <-waits:
+			if wait > spread+time.Second {
+				t.Errorf("waits %v", wait)
+			}
+			if wait > spread/4 {
+				late++
+			}
+		case <-within(t).Done():
+			t.Fatal("a client did not see the cut")
+		}
+	}
+	if late == 0 {
+		t.Error("all come back in the first quarter")
+	}
+}
+
 // A consumer that takes its time is no dead path.
 func TestSlowConsumerKeepsItsConnection(t *testing.T) {
 	s := newServer(t)

@@ -108,7 +108,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Duration(&c.SlowTimeout, "slow-timeout", "likewise for a client of the old framing, one envelope per message")
 	f.Duration(&c.ReadTimeout, "read-timeout", "after which a stream of /v2/read ends and its client comes back")
 	f.Duration(&c.GatherTimeout, "gather-timeout", "how long the history of one Doppler waits for that of another")
-	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a stream")
+	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a stream of batches; a reader takes two of them for a dead path")
 	f.Group("Log Cache")
 	f.Duration(&c.LogCacheSettle, "log-cache-settle", "how long envelopes may take from their timestamp to a Doppler without being missed by who reads /api/v1/read again and again; so much later they show there")
 	f.Int(&c.LogCacheReads, "log-cache-reads", "reads under /api/v1 at a time")

@@ -40,6 +40,7 @@ type TrafficController struct {
 	cfg          Config
 	log          *slog.Logger
 	readLog      *slog.Logger // of reads that fail, which may be many
+	peerLog      *daemon.QuietEach
 	registry     *prometheus.Registry
 	refusals     *daemon.Refusals
 	pings        *stream.KeepAlive
@@ -69,7 +70,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		return nil, err
 	}
 	t := &TrafficController{
-		cfg: cfg, log: log, readLog: upstream.Quiet(log), registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("trafficcontroller"), cacheMetrics: newCacheMetrics(),
+		cfg: cfg, log: log, readLog: daemon.Quiet(log), peerLog: daemon.NewQuietEach(log, "addr"), registry: daemon.NewRegistry(), refusals: daemon.NewRefusals("trafficcontroller"), cacheMetrics: newCacheMetrics(),
 		pings: stream.NewKeepAlive(), oldPings: stream.NewOldKeepAlive(), events: make(chan *loggregatorv2.Envelope, 16),
 	}
 	if err := t.build(); err != nil {
@@ -117,7 +118,7 @@ func (t *TrafficController) build() error {
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
 		StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat, LostAfter: lostAfter,
-	}, t.log)
+	}, t.peerLog)
 	if err := t.buildTails(); err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (t *TrafficController) buildTails() (err error) {
 		GatherWithin: cfg.GatherTimeout, LostAfter: lostAfter, Heartbeat: cfg.Heartbeat,
 	}, fanout.PumpConfig{
 		StuckTimeout: cfg.StuckTimeout, OldTimeout: cfg.SlowTimeout, Copies: t.tls != nil, Fetch: t.dialer.History, Fetches: 16,
-	}, t.log, func() { t.tails.slow.Add(1) })
+	}, t.readLog, func() { t.tails.slow.Add(1) })
 	if err != nil {
 		return fmt.Errorf("tails: %w", err)
 	}
@@ -184,9 +185,9 @@ func (t *TrafficController) buildTails() (err error) {
 const lostAfter = 30 * time.Second
 
 func (t *TrafficController) buildSet() error {
-	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.log}
+	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.peerLog}
 	t.set = &upstream.Set{
-		Interval: t.cfg.ResolveInterval, Resolver: net.DefaultResolver, Log: t.log,
+		Interval: t.cfg.ResolveInterval, Resolver: net.DefaultResolver, Log: t.log, PeerLog: t.peerLog,
 		Peer: t.links.Follow,
 		Added: func(addr string) {
 			t.links.Expect()

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
 // Defaults of a Follower.
@@ -33,7 +36,8 @@ type Follower struct {
 	// why its connection is over.
 	Closed func(err error)
 	// IdleTimeout is how long no message may come before the path is taken for
-	// dead (or up to a quarter longer); 0 is for ever.
+	// dead (or up to a sixteenth longer), until Greeted knows better; 0 is for
+	// ever.
 	IdleTimeout time.Duration
 	// StableAfter is how long a connection has to live for the next wait to be
 	// the shortest again; 10 s if 0.
@@ -43,7 +47,43 @@ type Follower struct {
 	NewBackOff func() backoff.BackOff
 	// Logger, if set, is told what fails and how long the wait is.
 	Logger *slog.Logger
+
+	idle   *idleWatch    // of the connection
+	spread time.Duration // what its server said
 }
+
+// MissedHeartbeats in a row make a path dead.
+const MissedHeartbeats = 2
+
+// Greeted says what the server's hello promises of this connection: how long a
+// silence is none, and over what time to come back. It is to be called from
+// Message.
+func (f *Follower) Greeted(h *streampb.Hello) {
+	f.spread = Spread(h)
+	if ms := h.GetHeartbeatMillis(); ms > 0 {
+		f.idle.setTimeout(MissedHeartbeats * time.Duration(ms) * time.Millisecond)
+	}
+}
+
+const (
+	spreadPerReader = 500 * time.Microsecond
+	maxSpread       = 10 * time.Second
+)
+
+// SpreadMillis is the spread that a server with so many readers says in its
+// hello.
+func SpreadMillis(readers int) uint32 {
+	return uint32(min(time.Duration(readers)*spreadPerReader, maxSpread).Milliseconds())
+}
+
+// Spread is over what time a server wants its readers to come back when it is
+// lost, at most 10 s.
+func Spread(h *streampb.Hello) time.Duration {
+	return min(time.Duration(h.GetSpreadMillis())*time.Millisecond, maxSpread)
+}
+
+// SpreadWait is a random part of a spread.
+func SpreadWait(spread time.Duration) time.Duration { return rand.N(spread + 1) }
 
 // NewBackOff waits from 100 ms to 10 s, give or take half of it, for ever.
 func NewBackOff() backoff.BackOff {
@@ -111,7 +151,8 @@ func (f *Follower) Run(ctx context.Context) error {
 		if wait == backoff.Stop {
 			return err
 		}
-		wait += askedFor(err)
+		asked := askedFor(err)
+		wait += asked + SpreadWait(asked/4) + SpreadWait(f.spread)
 		if f.Logger != nil {
 			f.Logger.Warn("stream lost", "error", err, "lived", lived, "retry_in", wait)
 		}
@@ -143,16 +184,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // follow opens one connection and reads it to its end.
 func (f *Follower) follow(ctx context.Context) (lived time.Duration, err error) {
+	f.spread = 0
 	c, err := f.Dial(ctx)
 	if err != nil {
 		return 0, err
 	}
 	began := time.Now()
 	left := context.AfterFunc(ctx, func() { _ = c.Close(CloseNormal, "") })
-	idle := watchIdle(c, f.IdleTimeout)
-	err = f.read(ctx, c, idle)
-	if idle.stop() {
-		err = fmt.Errorf("%w: %v", ErrIdle, f.IdleTimeout)
+	f.idle = watchIdle(c, f.IdleTimeout)
+	err = f.read(ctx, c, f.idle)
+	if timeout, bit := f.idle.stop(); bit {
+		err = fmt.Errorf("%w: %v", ErrIdle, timeout)
 	}
 	left()
 	_ = c.Close(closeFor(err)) // if it is not closed; otherwise waits for that
@@ -189,7 +231,7 @@ func (f *Follower) read(ctx context.Context, c *Conn, idle *idleWatch) error {
 	}
 }
 
-// idleWatch closes a connection on which no message comes. It looks four times
+// idleWatch closes a connection on which no message comes. It looks some times
 // in its timeout, so that a message costs it next to nothing.
 type idleWatch struct {
 	conn     *Conn
@@ -204,16 +246,26 @@ type idleWatch struct {
 	bit   bool   // it has closed the connection
 }
 
-const idleLooks = 4
+const idleLooks = 16
 
 func watchIdle(c *Conn, timeout time.Duration) *idleWatch {
-	w := &idleWatch{conn: c, every: timeout / idleLooks}
-	if timeout > 0 {
-		w.mu.Lock()
-		w.timer = time.AfterFunc(w.every, w.look)
-		w.mu.Unlock()
-	}
+	w := &idleWatch{conn: c}
+	w.setTimeout(timeout)
 	return w
+}
+
+// setTimeout begins to watch anew; 0 is for ever.
+func (w *idleWatch) setTimeout(timeout time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	w.every, w.quiet = timeout/idleLooks, 0
+	if timeout > 0 {
+		w.timer = time.AfterFunc(w.every, w.look)
+	}
 }
 
 func (w *idleWatch) look() {
@@ -235,13 +287,14 @@ func (w *idleWatch) look() {
 	_ = w.conn.Close(CloseGoingAway, ErrIdle.Error())
 }
 
-// stop ends the watch and tells whether it has closed the connection.
-func (w *idleWatch) stop() bool {
+// stop ends the watch and tells whether it has closed the connection, and
+// after what silence.
+func (w *idleWatch) stop() (timeout time.Duration, bit bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer != nil {
 		w.timer.Stop()
 		w.timer = nil
 	}
-	return w.bit
+	return w.every * idleLooks, w.bit
 }

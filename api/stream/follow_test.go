@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/a1ea6966/loggregator/api/streampb"
 )
 
 // script is a server that a Follower dials in virtual time: each dial takes
@@ -134,11 +136,11 @@ func TestFollowHonoursRetryAfter(t *testing.T) {
 	refused := fmt.Errorf("dial: %w", &HandshakeError{Status: 429, RetryAfter: 30 * time.Second})
 	endless := &HandshakeError{Status: 503, RetryAfter: 24 * time.Hour}
 	s := &script{steps: []any{refused, endless, io.EOF}}
-	_ = follow(t, s, &Follower{}, 7*time.Minute)
-	if wait := s.dials[1] - s.dials[0]; wait < 30*time.Second || wait > 31*time.Second {
+	_ = follow(t, s, &Follower{}, 8*time.Minute)
+	if wait := s.dials[1] - s.dials[0]; wait < 30*time.Second || wait > 39*time.Second {
 		t.Errorf("30 s asked for, waited %v", wait)
 	}
-	if wait := s.dials[2] - s.dials[1]; wait < maxRetryAfter || wait > maxRetryAfter+time.Second {
+	if wait := s.dials[2] - s.dials[1]; wait < maxRetryAfter || wait > maxRetryAfter*5/4+time.Second {
 		t.Errorf("a day asked for, waited %v", wait)
 	}
 }
@@ -227,9 +229,75 @@ func TestFollowIdle(t *testing.T) {
 		t.Errorf("%d dials in 50 s", len(s.dials))
 	}
 	for i, at := range s.dials[1:] {
-		if lived := at - s.dials[i]; lived < timeout || lived > timeout*5/4+2*time.Second {
+		if lived := at - s.dials[i]; lived < timeout || lived > timeout*17/16+2*time.Second {
 			t.Errorf("a silent connection lived %v", lived)
 		}
+	}
+}
+
+// What the server says of its heartbeats counts, not what was thought before.
+func TestFollowGreeted(t *testing.T) {
+	for _, heartbeat := range []time.Duration{time.Second, 30 * time.Second} {
+		s := &script{steps: []any{serve(func(c *Conn) {
+			say(c, "hello")
+			pause(c, 5*time.Minute)
+		})}}
+		f := &Follower{IdleTimeout: 10 * time.Second}
+		f.Message = func(_ *Conn, b *Buffer) error {
+			b.Release()
+			f.Greeted(&streampb.Hello{HeartbeatMillis: uint32(heartbeat.Milliseconds())})
+			return nil
+		}
+		_ = follow(t, s, f, 10*MissedHeartbeats*heartbeat)
+		if len(s.dials) < 5 {
+			t.Fatalf("%d dials", len(s.dials))
+		}
+		for i, at := range s.dials[1:] {
+			lived := at - s.dials[i]
+			if least := MissedHeartbeats * heartbeat; lived < least || lived > least*17/16+16*time.Second {
+				t.Errorf("silence is expected to last %v, the connection lived %v", heartbeat, lived)
+			}
+		}
+	}
+}
+
+// Readers of a server that is lost come back over the time that it has asked
+// for, and evenly.
+func TestFollowSpread(t *testing.T) {
+	const spread = 8 * time.Second
+	early := 0
+	for range 200 {
+		s := &script{steps: []any{serve(func(c *Conn) {
+			say(c, "hello")
+			c.CloseNow()
+		}), serve(func(c *Conn) { pause(c, time.Hour) })}}
+		f := &Follower{}
+		f.Message = func(_ *Conn, b *Buffer) error {
+			b.Release()
+			f.Greeted(&streampb.Hello{SpreadMillis: uint32(spread.Milliseconds())})
+			return nil
+		}
+		_ = follow(t, s, f, time.Minute)
+		switch wait := s.dials[1] - s.dials[0]; {
+		case wait > spread+time.Second:
+			t.Fatalf("came back after %v", wait)
+		case wait < spread/2:
+			early++
+		}
+	}
+	if early < 60 || early > 140 {
+		t.Errorf("%d of 200 came in the first half", early)
+	}
+}
+
+func TestSpread(t *testing.T) {
+	for readers, want := range map[int]time.Duration{0: 0, 100: 50 * time.Millisecond, 10_000: 5 * time.Second, 1_000_000: maxSpread} {
+		if got := Spread(&streampb.Hello{SpreadMillis: SpreadMillis(readers)}); got != want {
+			t.Errorf("%d readers: %v", readers, got)
+		}
+	}
+	if got := Spread(&streampb.Hello{SpreadMillis: 1 << 31}); got != maxSpread {
+		t.Errorf("a server can ask for %v", got)
 	}
 }
 

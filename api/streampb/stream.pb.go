@@ -605,8 +605,11 @@ type Hello struct {
 	WindowOffsets uint64 `protobuf:"varint,8,opt,name=window_offsets,json=windowOffsets,proto3" json:"window_offsets,omitempty"`
 	// Longest silence to expect; a reader may take two of them for a dead path.
 	HeartbeatMillis uint32 `protobuf:"varint,9,opt,name=heartbeat_millis,json=heartbeatMillis,proto3" json:"heartbeat_millis,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// When this connection is lost, the reader should wait a random part of this
+	// time before it dials for the first time: all come back, but not at once.
+	SpreadMillis  uint32 `protobuf:"varint,10,opt,name=spread_millis,json=spreadMillis,proto3" json:"spread_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -698,6 +701,13 @@ func (x *Hello) GetWindowOffsets() uint64 {
 func (x *Hello) GetHeartbeatMillis() uint32 {
 	if x != nil {
 		return x.HeartbeatMillis
+	}
+	return 0
+}
+
+func (x *Hello) GetSpreadMillis() uint32 {
+	if x != nil {
+		return x.SpreadMillis
 	}
 	return 0
 }
@@ -1604,7 +1614,7 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\fRATE_LIMITED\x10\x06\x12\x12\n" +
 	"\x0eCURSOR_UNKNOWN\x10\a\x12\x11\n" +
 	"\rHISTORY_LIMIT\x10\b\x12\x10\n" +
-	"\fDOPPLER_AWAY\x10\t\"\x8c\x02\n" +
+	"\fDOPPLER_AWAY\x10\t\"\xb1\x02\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x16\n" +
@@ -1614,7 +1624,9 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x04head\x18\x06 \x01(\x04R\x04head\x12!\n" +
 	"\fwindow_bytes\x18\a \x01(\x04R\vwindowBytes\x12%\n" +
 	"\x0ewindow_offsets\x18\b \x01(\x04R\rwindowOffsets\x12)\n" +
-	"\x10heartbeat_millis\x18\t \x01(\rR\x0fheartbeatMillis\"\x85\x01\n" +
+	"\x10heartbeat_millis\x18\t \x01(\rR\x0fheartbeatMillis\x12#\n" +
+	"\rspread_millis\x18\n" +
+	" \x01(\rR\fspreadMillis\"\x85\x01\n" +
 	"\tHeartbeat\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x1a\n" +
 	"\baccepted\x18\x02 \x01(\x04R\baccepted\x12\x18\n" +

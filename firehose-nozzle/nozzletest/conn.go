@@ -166,10 +166,10 @@ func (c *conn) acked(doppler string, epoch, first, last uint64) {
 // write sends batches until the connection ends.
 func (c *conn) write() error {
 	c.server.mu.Lock()
-	heartbeat := c.server.heartbeat
+	heartbeat, spread := c.server.heartbeat, c.server.spread
 	c.server.mu.Unlock()
 	err := c.send(&streampb.Batch{Hello: &streampb.Hello{
-		Version: stream.Version, Server: "nozzletest", HeartbeatMillis: uint32(heartbeat.Milliseconds()),
+		Version: stream.Version, Server: "nozzletest", HeartbeatMillis: uint32(heartbeat.Milliseconds()), SpreadMillis: uint32(spread.Milliseconds()),
 	}}, nil)
 	beat := time.NewTimer(heartbeat)
 	defer beat.Stop()

@@ -40,6 +40,7 @@ type Server struct {
 	refusals  []refusal
 	batchSize int
 	heartbeat time.Duration
+	spread    time.Duration
 	silent    bool
 	closed    bool
 	acked     int
@@ -110,6 +111,10 @@ func (s *Server) SetBatchSize(n int) { s.change(func() { s.batchSize = max(n, 1)
 // SetHeartbeat sets the time between heartbeats for connections to come: 5 s
 // unless set.
 func (s *Server) SetHeartbeat(d time.Duration) { s.change(func() { s.heartbeat = d }) }
+
+// SetSpread sets over what time clients of connections to come are to come back
+// after a loss: 0, the default, is at once.
+func (s *Server) SetSpread(d time.Duration) { s.change(func() { s.spread = d }) }
 
 // SetSilent stops everything the server sends, heartbeats too, as a dead
 // network path does, or lets it go on.

@@ -105,7 +105,7 @@ func (s *Server) hello(windowOffsets uint64) *streampb.Hello {
 		Version: stream.Version, Server: s.cfg.Doppler, Epoch: s.cfg.Epoch,
 		Oldest: s.log.Oldest(), Head: s.log.Head(),
 		WindowBytes: uint64(s.cfg.WindowBytes), WindowOffsets: windowOffsets,
-		HeartbeatMillis: uint32(s.cfg.Heartbeat.Milliseconds()),
+		HeartbeatMillis: uint32(s.cfg.Heartbeat.Milliseconds()), SpreadMillis: stream.SpreadMillis(s.connections()),
 	}
 }
 

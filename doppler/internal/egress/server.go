@@ -127,6 +127,13 @@ func (s *Server) listCounting() {
 	s.counting.Store(&list)
 }
 
+// connections is how many readers there are.
+func (s *Server) connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns
+}
+
 // maxParameters is how many net/url reads.
 const maxParameters = 10_000
 

@@ -40,6 +40,8 @@ type config struct {
 	adminAddr  string
 	drainGrace time.Duration
 	deadAfter  time.Duration
+	maxRetries int
+	maxOutage  time.Duration
 }
 
 func defaults() *config {
@@ -72,7 +74,9 @@ func (c *config) Flags(f *daemon.Flags) {
 	f.Group("Process")
 	f.String(&c.adminAddr, "admin-addr", "`address` for /metrics, /health, /ready and /debug/pprof")
 	f.Duration(&c.drainGrace, "drain-grace", "how long the sink may take, on SIGTERM, for what was received")
-	f.Duration(&c.deadAfter, "dead-after", "how long there may be no connection before /health says so")
+	f.Duration(&c.deadAfter, "dead-after", "how long nothing may be heard of the Firehose before /healthz says so")
+	f.Int(&c.maxRetries, "max-retries", "tries to connect that may fail in a row before the nozzle ends with exit code 1; 0 for no limit")
+	f.Duration(&c.maxOutage, "max-outage", "how long they may fail before it does; 0 for no limit")
 }
 
 // Validate names all faults at once.
@@ -107,6 +111,8 @@ func (c *config) Validate() error {
 	faults.Address("admin-addr", c.adminAddr)
 	daemon.Between(&faults, "drain-grace", c.drainGrace, 0, time.Hour)
 	daemon.Between(&faults, "dead-after", c.deadAfter, time.Second, time.Hour)
+	daemon.Between(&faults, "max-retries", c.maxRetries, 0, 1_000_000)
+	daemon.Between(&faults, "max-outage", c.maxOutage, 0, 366*24*time.Hour)
 	return faults.Err()
 }
 

@@ -186,17 +186,17 @@ func TestAdmin(t *testing.T) {
 	push(s, 0, 10)
 	p := start(t, "--addr", s.Addr(), "--subscription", "x", "--format", "text", "--dead-after", "1s")
 	waitAcked(t, s, 10)
-	for path, want := range map[string]string{"/health": "ok", "/ready": "ready", "/metrics": "firehose_nozzle_acked_envelopes_total 10"} {
+	for path, want := range map[string]string{"/health": "ok", "/healthz": "ok", "/ready": "ready", "/metrics": "firehose_nozzle_acked_envelopes_total 10"} {
 		if code, body := p.get(t, path); code != http.StatusOK || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
 	s.Refuse(10000, http.StatusServiceUnavailable, "not now")
 	s.Cut()
-	for _, path := range []string{"/health", "/ready"} {
+	for _, path := range []string{"/health", "/healthz", "/ready"} {
 		eventually(t, path+" goes bad", func() bool {
 			code, body := p.get(t, path)
-			return code == http.StatusServiceUnavailable && strings.Contains(body, "no connection to the Firehose")
+			return code == http.StatusServiceUnavailable && strings.Contains(body, "nothing heard of the Firehose")
 		})
 	}
 	if code := p.end(t, os.Interrupt); code != daemon.ExitOK {
@@ -295,10 +295,10 @@ func TestStartThatFails(t *testing.T) {
 		args []string
 	}{
 		"all faults at once": {daemon.ExitUsage, []string{
-			"--subscription", "--addr", "--type", "--sink", "--format", "--fsync", "--admin-addr", "--drain-grace", "--dead-after", "--keep", "--tls-ca",
+			"--subscription", "--addr", "--type", "--sink", "--format", "--fsync", "--admin-addr", "--drain-grace", "--dead-after", "--max-retries", "--max-outage", "--keep", "--tls-ca",
 		}, []string{
 			"--addr", "ftp://x", "--type", "logs", "--sink", "kafka", "--format", "xml", "--fsync", "perhaps", "--admin-addr", "nowhere",
-			"--drain-grace=-1s", "--dead-after=0s", "--keep=-1", "--tls-ca", "/no/such/file",
+			"--drain-grace=-1s", "--dead-after=0s", "--max-retries=-1", "--max-outage=-1s", "--keep=-1", "--tls-ca", "/no/such/file",
 		}},
 		"TLS without TLS":      {daemon.ExitUsage, []string{"must be wss or https"}, []string{"--subscription", "x", "--tls-skip-verify"}},
 		"file without sink":    {daemon.ExitUsage, []string{"--file"}, []string{"--subscription", "x", "--file", "x"}},
@@ -334,6 +334,23 @@ func TestRefusedForGood(t *testing.T) {
 	_ = p.Wait()
 	if got := p.ProcessState.ExitCode(); got != daemon.ExitFailed || !strings.Contains(p.stderr.String(), "not for you") {
 		t.Fatalf("exit %d: %s", got, p.stderr.String())
+	}
+}
+
+// Who runs a nozzle may want it to end, to be started elsewhere, when the
+// Firehose cannot be reached.
+func TestRetriesUsedUp(t *testing.T) {
+	for name, limit := range map[string][]string{"tries": {"--max-retries", "2"}, "time": {"--max-outage", "300ms"}} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t)
+			s.Refuse(1000, http.StatusServiceUnavailable, "not now")
+			p := start(t, append([]string{"--addr", s.Addr(), "--subscription", "x"}, limit...)...)
+			<-p.logged
+			_ = p.Wait()
+			if got := p.ProcessState.ExitCode(); got != daemon.ExitFailed || !strings.Contains(p.stderr.String(), "in a row") {
+				t.Fatalf("exit %d: %s", got, p.stderr.String())
+			}
+		})
 	}
 }
 

@@ -51,17 +51,19 @@ func run(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	return group.Run(ctx)
 }
 
-// adminHandler is the usual one, but /health asks the pump.
+// adminHandler is the usual one, but /healthz and /health ask the pump.
 func adminHandler(admin daemon.Admin, p *pump.Pump) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", admin.Handler())
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+	health := func(w http.ResponseWriter, r *http.Request) {
 		if err := p.Health(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		daemon.Health(w, r)
-	})
+	}
+	mux.HandleFunc("GET /healthz", health)
+	mux.HandleFunc("GET /health", health)
 	return mux
 }
 
@@ -71,7 +73,7 @@ func openStream(ctx context.Context, cfg *config, log *slog.Logger) (*pump.Curso
 	conf := nozzle.Config{
 		Addr: cfg.addr, Subscription: cfg.subscription,
 		Types: cfg.types, SourceIDs: cfg.sourceIDs, Names: cfg.names,
-		Header: cfg.header, Notify: func(n nozzle.Notice) { notify(log, n) },
+		Header: cfg.header, Notify: notify(log), MaxRetries: cfg.maxRetries, MaxElapsed: cfg.maxOutage,
 	}
 	var err error
 	if conf.TLS, err = cfg.tls(); err != nil {
@@ -90,14 +92,19 @@ func openStream(ctx context.Context, cfg *config, log *slog.Logger) (*pump.Curso
 	return cursors, stream, err
 }
 
-func notify(log *slog.Logger, n nozzle.Notice) {
-	switch n.Kind {
-	case nozzle.Connected:
-		log.Info("connected", "server", n.Server)
-	case nozzle.Disconnected:
-		log.Warn("not connected", "error", n.Err, "attempt", n.Attempt, "again_in", n.Wait.String())
-	case nozzle.DopplerLeft:
-		log.Info("Doppler left, everything it had was received", "doppler", n.Doppler)
+// notify logs what happens to the connection; of one that flaps, a line of each
+// kind a minute.
+func notify(log *slog.Logger) func(nozzle.Notice) {
+	up, down, left := daemon.Quiet(log), daemon.Quiet(log), daemon.NewQuietEach(log, "doppler")
+	return func(n nozzle.Notice) {
+		switch n.Kind {
+		case nozzle.Connected:
+			up.Info("connected", "server", n.Server)
+		case nozzle.Disconnected:
+			down.Warn("not connected", "error", n.Err, "attempt", n.Attempt, "again_in", n.Wait.String())
+		case nozzle.DopplerLeft:
+			left.Of(n.Doppler).Info("Doppler left, everything it had was received")
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,7 @@ type Hub struct {
 	tails   map[*Tail]struct{}
 	joining map[*Tail]struct{} // that have legs
 	hello   *frame
+	spread  uint32 // that hello says
 	beat    *frame
 	beatAt  time.Time
 	last    uint64 // number of a tail
@@ -94,11 +96,33 @@ func NewHub(cfg Config, now time.Time, log *slog.Logger) (*Hub, error) {
 		tails: map[*Tail]struct{}{}, joining: map[*Tail]struct{}{},
 	}
 	h.maker.budget, h.maker.now = h.budget, func() time.Time { return h.now }
-	var err error
-	h.hello, err = h.maker.make(&spec{hello: &streampb.Hello{
-		Version: stream.Version, Server: cfg.Name, HeartbeatMillis: uint32(cfg.Heartbeat.Milliseconds()),
+	return h, h.makeHello(0)
+}
+
+// makeHello makes the hello of all tails that follow.
+func (h *Hub) makeHello(spread uint32) error {
+	f, err := h.maker.make(&spec{hello: &streampb.Hello{
+		Version: stream.Version, Server: h.cfg.Name, HeartbeatMillis: uint32(h.cfg.Heartbeat.Milliseconds()), SpreadMillis: spread,
 	}}, everyTail{h})
-	return h, err
+	if err != nil {
+		return err
+	}
+	if h.hello != nil {
+		h.hello.release()
+	}
+	h.hello, h.spread = f, spread
+	return nil
+}
+
+// greet queues a hello. How long tails are to take to come back grows with
+// their number; a power of two will do, so that few hellos are made.
+func (h *Hub) greet(t *Tail) {
+	if spread := stream.SpreadMillis(1 << bits.Len(uint(len(h.tails)))); spread != h.spread {
+		if err := h.makeHello(spread); err != nil {
+			h.log.Error("hello for tails", "error", err)
+		}
+	}
+	t.enqueue(h.hello)
 }
 
 // ErrSameDoppler says that a Doppler is linked already, at another address.
@@ -232,7 +256,7 @@ func (h *Hub) Open(conn Conn, o Options) *Tail {
 	t.group = s.group(t.filter, o.Old)
 	t.group.tails = append(t.group.tails, t)
 	if !o.Old {
-		t.enqueue(h.hello)
+		h.greet(t)
 	}
 	h.joining[t] = struct{}{}
 	t.gathering = t.newest()
@@ -391,7 +415,9 @@ func (h *Hub) heartbeat() {
 		}
 		if h.beat == nil {
 			var err error
-			h.beat, err = h.maker.make(&spec{beat: &streampb.Heartbeat{Timestamp: h.now.UnixNano()}}, everyTail{h})
+			h.beat, err = h.maker.make(&spec{beat: &streampb.Heartbeat{
+				Timestamp: h.now.UnixNano(), Accepted: h.received.Load(), Dropped: h.budget.dropped.Load(),
+			}}, everyTail{h})
 			if err != nil {
 				h.log.Error("heartbeat for tails", "error", err)
 				return

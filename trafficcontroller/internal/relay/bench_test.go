@@ -18,6 +18,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
@@ -82,7 +83,7 @@ func benchmarkRelay(b *testing.B, old bool) {
 		Dial: func(ctx context.Context, addr, path string, q url.Values) (*stream.Conn, error) {
 			return stream.Dial(ctx, "http://"+addr+path+"?"+q.Encode(), stream.DialOptions{})
 		},
-	}, slog.New(slog.DiscardHandler))
+	}, daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr"))
 	relay.Added(strings.TrimPrefix(doppler.URL, "http://"))
 	options := Options{Subscription: "s", Closed: func(Row, error) {}}
 	if old {

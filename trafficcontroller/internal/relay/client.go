@@ -65,10 +65,10 @@ type item struct {
 }
 
 // hello is the first message.
-func (c *Client) hello() error {
+func (c *Client) hello(clients int) error {
 	b, err := metaBuffer(&streampb.Batch{Hello: &streampb.Hello{
 		Version: stream.Version, Server: c.relay.cfg.Name,
-		HeartbeatMillis: uint32(c.relay.cfg.Heartbeat.Milliseconds()),
+		HeartbeatMillis: uint32(c.relay.cfg.Heartbeat.Milliseconds()), SpreadMillis: stream.SpreadMillis(clients),
 	}})
 	if err != nil {
 		return err
@@ -497,6 +497,7 @@ func (c *Client) settle() {
 		c.relay.sent.Add(uint64(it.count))
 		c.gaps.Add(uint64(it.gaps))
 		c.missed.Add(it.missed)
+		c.relay.missed.Add(it.missed)
 		if m := it.from; m != nil && it.lease != 0 {
 			if m.debt.lease == 0 {
 				c.owing = append(c.owing, m)

@@ -28,11 +28,12 @@ type member struct {
 	lag atomic.Uint64
 
 	// owned by run
-	late    bool // the client was there before the Doppler could be reached
-	greeted bool
-	window  int
-	batch   streampb.Batch                                                // scratch
-	encode  func(dst []byte, gaps []*streampb.Gap, records []byte) []byte // of the client's framing, if it has one
+	late     bool // the client was there before the Doppler could be reached
+	greeted  bool
+	window   int
+	follower stream.Follower
+	batch    streampb.Batch                                                // scratch
+	encode   func(dst []byte, gaps []*streampb.Gap, records []byte) []byte // of the client's framing, if it has one
 
 	// guarded by the client's writing
 	debt   debt
@@ -60,7 +61,8 @@ const refusedWait = 10 * time.Second
 // run keeps the member connected until its context ends.
 func (m *member) run() {
 	defer close(m.done)
-	f := stream.Follower{
+	f := &m.follower
+	*f = stream.Follower{
 		Dial: m.dial, Opened: m.opened, Message: m.message, Closed: m.closed,
 		IdleTimeout: m.client.relay.cfg.IdleTimeout,
 	}
@@ -75,7 +77,7 @@ func (m *member) run() {
 			m.client.closeWith(stream.CloseInternal, fmt.Sprintf("a Doppler refuses: %s", answer.Body))
 			return
 		}
-		m.client.relay.log.Error("Doppler refuses a Firehose member", "addr", m.addr, "error", err, "retry_in", refusedWait)
+		m.client.relay.log.Of(m.addr).Error("Doppler refuses a Firehose member", "error", err, "retry_in", refusedWait)
 		select {
 		case <-time.After(refusedWait):
 		case <-m.ctx.Done():
@@ -178,6 +180,7 @@ func (m *member) hello() error {
 	if h == nil {
 		return errNoHello
 	}
+	m.follower.Greeted(h)
 	m.greeted, m.window = true, defaultWindow
 	if w := h.GetWindowBytes(); w > 0 {
 		m.window = int(min(w, math.MaxInt32))

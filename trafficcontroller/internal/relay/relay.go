@@ -11,7 +11,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"maps"
 	"net/url"
 	"slices"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 // Dial opens a member stream to the Doppler at addr.
@@ -49,9 +49,9 @@ type Conn interface {
 type Relay struct {
 	// static
 	cfg Config
-	log *slog.Logger
+	log *daemon.QuietEach // by address of a Doppler
 
-	received, sent, bytes, slow atomic.Uint64
+	received, sent, bytes, missed, slow atomic.Uint64
 
 	wg sync.WaitGroup // of clients
 
@@ -63,7 +63,7 @@ type Relay struct {
 }
 
 // New returns a Relay that knows no Doppler.
-func New(cfg Config, log *slog.Logger) *Relay {
+func New(cfg Config, log *daemon.QuietEach) *Relay {
 	return &Relay{cfg: cfg, log: log, addrs: map[string]bool{}, clients: map[*Client]struct{}{}}
 }
 
@@ -140,7 +140,7 @@ func (r *Relay) Open(conn Conn, o Options) error {
 		return errStopping
 	}
 	if o.Framing == nil {
-		if err := c.hello(); err != nil {
+		if err := c.hello(len(r.clients)); err != nil {
 			return err
 		}
 	}
@@ -181,7 +181,7 @@ func (r *Relay) heartbeat(now time.Time) {
 			continue
 		}
 		b, err := metaBuffer(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
-			Timestamp: now.UnixNano(), Accepted: r.received.Load(), Lag: c.lag(),
+			Timestamp: now.UnixNano(), Accepted: r.received.Load(), Dropped: r.missed.Load(), Lag: c.lag(),
 		}})
 		if err == nil {
 			c.push(item{buf: b})

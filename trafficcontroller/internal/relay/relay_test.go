@@ -16,6 +16,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -137,7 +138,7 @@ func newStage(t *testing.T, change func(*Config)) *stage {
 	if change != nil {
 		change(&cfg)
 	}
-	s := &stage{Relay: New(cfg, slog.New(slog.DiscardHandler)), t: t, closed: make(chan error, 100)}
+	s := &stage{Relay: New(cfg, daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr")), t: t, closed: make(chan error, 100)}
 	s.front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := stream.Accept(w, r, stream.AcceptOptions{SocketBuffer: 16 << 10})
 		if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 )
 
-// IdleTimeout is how long a Doppler may be silent: two of its heartbeats.
+// IdleTimeout is how long a Doppler may be silent until it has said how often
+// it gives a sign of life.
 const IdleTimeout = 10 * time.Second
 
 const (

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 // Tails is what a tail link serves: the hub of package fanout.
@@ -31,7 +31,7 @@ type Links struct {
 	Dialer *Dialer
 	Tails  Tails
 	Name   string // of this Traffic Controller
-	Log    *slog.Logger
+	Log    *daemon.QuietEach
 
 	up      atomic.Int64
 	linked  sync.Map     // addresses whose link is connected
@@ -62,19 +62,21 @@ const refusedWait = 10 * time.Second
 // Follow keeps the link to addr until ctx ends.
 func (l *Links) Follow(ctx context.Context, addr string) {
 	link := &tailLink{of: l, addr: addr}
-	f := stream.Follower{
+	log := l.Log.Of(addr)
+	f := &link.follower
+	*f = stream.Follower{
 		Dial: func(ctx context.Context) (*stream.Conn, error) {
 			return l.Dialer.Stream(ctx, addr, stream.PathTails, url.Values{"user": {l.Name}})
 		},
 		Opened: link.opened, Message: link.message, Closed: link.closed,
-		IdleTimeout: IdleTimeout, Logger: quiet(l.Log, addr),
+		IdleTimeout: IdleTimeout, Logger: log,
 	}
 	for {
 		err := f.Run(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		l.Log.Error("Doppler refuses the tail link", "addr", addr, "error", err, "retry_in", refusedWait)
+		log.Error("Doppler refuses the tail link", "error", err, "retry_in", refusedWait)
 		select {
 		case <-time.After(refusedWait):
 		case <-ctx.Done():
@@ -87,6 +89,8 @@ func (l *Links) Follow(ctx context.Context, addr string) {
 type tailLink struct {
 	of   *Links
 	addr string
+
+	follower stream.Follower
 
 	tried bool
 	batch streampb.Batch // scratch of message
@@ -158,6 +162,7 @@ func (t *tailLink) message(_ *stream.Conn, b *stream.Buffer) error {
 			return fmt.Errorf("tail link: %w", err)
 		}
 		t.hello = true
+		t.follower.Greeted(t.batch.GetHello())
 		t.of.up.Add(1)
 		t.of.linked.Store(t.addr, nil)
 		t.once()

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 // Target is where Dopplers are found: an address, a DNS name that is resolved
@@ -111,6 +113,7 @@ type Set struct {
 	Interval time.Duration
 	Resolver Resolver
 	Log      *slog.Logger
+	PeerLog  *daemon.QuietEach // by address
 	// Peer is run for each address, until its context ends because the address
 	// is gone or the set stops. gone tells which.
 	Peer func(ctx context.Context, addr string)
@@ -191,7 +194,7 @@ func (s *Set) reconcile(ctx context.Context, want map[string]bool) {
 			p.cancel()
 			<-p.done
 			delete(s.peers, addr)
-			s.Log.Info("Doppler is gone", "addr", addr)
+			s.PeerLog.Of(addr).Info("Doppler is gone")
 			s.Removed(addr)
 		}
 	}
@@ -202,7 +205,7 @@ func (s *Set) reconcile(ctx context.Context, want map[string]bool) {
 		inner, cancel := context.WithCancel(ctx)
 		p := &peer{cancel: cancel, done: make(chan struct{})}
 		s.peers[addr] = p
-		s.Log.Info("Doppler found", "addr", addr)
+		s.PeerLog.Of(addr).Info("Doppler found")
 		s.Added(addr)
 		go func() {
 			defer close(p.done)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/a1ea6966/loggregator/internal/daemon"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -126,7 +128,7 @@ func TestSetFollowsItsTargets(t *testing.T) {
 		dns := &names{ips: []string{"10.0.0.1", "10.0.0.2"}}
 		c := &crowd{runs: map[string]int{}}
 		s := &Set{
-			Interval: 5 * time.Second, Resolver: dns, Log: slog.New(slog.DiscardHandler),
+			Interval: 5 * time.Second, Resolver: dns, Log: slog.New(slog.DiscardHandler), PeerLog: daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr"),
 			Peer: c.peer, Added: c.note("+"), Removed: c.note("-"),
 		}
 		for _, spec := range []string{"dns:///dopplers:8083", "10.9.9.9:1"} {
@@ -169,24 +171,3 @@ func TestSetFollowsItsTargets(t *testing.T) {
 		}
 	})
 }
-
-func TestQuietLogger(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lines := 0
-		log := quiet(slog.New(countHandler{&lines}), "a:1")
-		for range 100 {
-			log.Warn("lost")
-			time.Sleep(time.Second)
-		}
-		if lines != 2 {
-			t.Errorf("%d lines in 100 s", lines)
-		}
-	})
-}
-
-type countHandler struct{ n *int }
-
-func (countHandler) Enabled(context.Context, slog.Level) bool    { return true }
-func (h countHandler) Handle(context.Context, slog.Record) error { *h.n++; return nil }
-func (h countHandler) WithAttrs([]slog.Attr) slog.Handler        { return h }
-func (h countHandler) WithGroup(string) slog.Handler             { return h }

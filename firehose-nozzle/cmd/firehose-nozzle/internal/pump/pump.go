@@ -218,13 +218,27 @@ func (p *Pump) saveCursor() error {
 	return p.cfg.Cursors.Save(p.cfg.Stream.Cursor())
 }
 
-// Health returns nil when envelopes can move, else why not: there has been no
-// connection for DeadAfter, or the sink refuses what it was given. It may be
-// called concurrently.
+// lastHeard is when the stream last had a sign of life.
+func lastHeard(st nozzle.Status) time.Time {
+	if st.LastMessage.IsZero() {
+		return st.Since
+	}
+	return st.LastMessage
+}
+
+// Health returns nil when envelopes can move, else why not: there is no
+// connection, and nothing was heard for DeadAfter, or the sink refuses what it
+// was given. A connection on which nothing comes, not even heartbeats, is given
+// up by the stream. Health may be called concurrently.
 func (p *Pump) Health() error {
 	var errs []error
-	if st := p.cfg.Stream.Status(); !st.Connected && time.Since(st.Since) >= p.cfg.DeadAfter {
-		errs = append(errs, fmt.Errorf("no connection to the Firehose for %s", time.Since(st.Since).Round(time.Second)))
+	if st := p.cfg.Stream.Status(); !st.Connected {
+		if quiet := time.Since(lastHeard(st)); quiet >= p.cfg.DeadAfter {
+			errs = append(errs, fmt.Errorf("nothing heard of the Firehose for %s", quiet.Round(time.Second)))
+			if st.Err != nil {
+				errs = append(errs, st.Err)
+			}
+		}
 	}
 	if f := p.failing.Load(); f != nil {
 		errs = append(errs, fmt.Errorf("sink has failed for %s: %w", time.Since(f.since).Round(time.Second), f.err))

@@ -223,7 +223,7 @@ func TestHealthOfTheConnection(t *testing.T) {
 	r.server.Cut()
 	eventually(t, "bad health", func() bool {
 		err := r.pump.Health()
-		return err != nil && strings.Contains(err.Error(), "no connection")
+		return err != nil && strings.Contains(err.Error(), "nothing heard")
 	})
 }
 
