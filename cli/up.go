@@ -24,6 +24,8 @@ type upCommand struct {
 	Dopplers  int      `default:"1" placeholder:"N" help:"Run N Dopplers (default ${default})."`
 	RingBytes byteSize `default:"128MiB" placeholder:"BYTES" help:"What each Doppler holds (default ${default})."`
 
+	SourceLimit int `placeholder:"N" help:"Envelopes of one source that each Doppler takes per second (default: any number)."`
+
 	PortOffset  int  `placeholder:"N" help:"Add N to every port: 8081 (Traffic Controller), 8082 and 8083 (Doppler), 9081 and 9082 (metrics)."`
 	RandomPorts bool `help:"Take any free ports."`
 

@@ -90,6 +90,7 @@ func (u *stack) dopplerConfig(i int, p dopplerPorts) doppler.Config {
 	c.Name = fmt.Sprintf("doppler-%d", i+1)
 	c.GRPCAddr, c.StreamAddr, c.AdminAddr = p.grpc, p.stream, p.admin
 	c.RingBytes, c.DrainGrace = int64(u.command.RingBytes), upDrainGrace
+	c.SourceLimit = u.command.SourceLimit
 	if u.certs != "" {
 		c.TLS = mtls.SetFiles(u.certs, mtls.NameDoppler)
 	}

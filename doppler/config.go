@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/doppler/internal/limit"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
@@ -31,6 +33,10 @@ type Config struct {
 	MaxMessageBytes  int64
 	MaxEnvelopeBytes int64
 	MaxSourceIDBytes int
+
+	SourceLimit      int      // envelopes of one source per second; 0 for any number
+	SourceBurst      int      // after a pause; 0 for as many as SourceLimit
+	SourceLimitTypes []string // which envelopes are limited
 
 	Linger            time.Duration
 	WindowBytes       int64
@@ -60,7 +66,8 @@ func DefaultConfig() *Config {
 		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 2 << 20, AckTimeout: 30 * time.Second,
 		StuckTimeout: time.Minute, Heartbeat: 4 * time.Second,
-		MaxWatches: 100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
+		SourceLimitTypes: []string{"log"},
+		MaxWatches:       100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
 		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,
 	}
 }
@@ -87,6 +94,9 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.MaxMessageBytes, "max-message-bytes", "largest gRPC message")
 	f.Bytes(&c.MaxEnvelopeBytes, "max-envelope-bytes", "largest envelope")
 	f.Int(&c.MaxSourceIDBytes, "max-source-id-bytes", "longest source id")
+	f.Int(&c.SourceLimit, "source-limit", "envelopes of one source taken per second; 0 for any number")
+	f.Int(&c.SourceBurst, "source-burst", "envelopes of one source taken at once after a pause; 0 for as many as --source-limit")
+	f.Strings(&c.SourceLimitTypes, "source-limit-type", "envelope `type` that --source-limit is about (log, counter, gauge, timer, event); may be given again, all of a source count together")
 	f.Group("Readers")
 	f.Duration(&c.Linger, "linger", "how long a subscription without members keeps its place")
 	f.Bytes(&c.WindowBytes, "window-bytes", "`size` of what is on its way to one Firehose client")
@@ -157,6 +167,11 @@ func (c *Config) Validate() error {
 		f.Addf("max-envelope-bytes", daemon.FormatBytes(c.MaxEnvelopeBytes), "may be at most an eighth of --ring-bytes (%s)", daemon.FormatBytes(c.RingBytes))
 	}
 	daemon.Between(f, "max-source-id-bytes", c.MaxSourceIDBytes, 36, 4096)
+	daemon.Between(f, "source-limit", c.SourceLimit, 0, limit.MaxRate)
+	daemon.Between(f, "source-burst", c.SourceBurst, 0, limit.MaxBurst)
+	if _, err := envelope.MaskOf(c.SourceLimitTypes...); err != nil {
+		f.Addf("source-limit-type", strings.Join(c.SourceLimitTypes, ","), "%v", err)
+	}
 	daemon.Between(f, "linger", c.Linger, 0, 24*time.Hour)
 	f.BytesBetween("window-bytes", c.WindowBytes, 64<<10, 64<<20)
 	daemon.Between(f, "ack-timeout", c.AckTimeout, time.Second, time.Hour)

@@ -21,6 +21,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/doppler/internal/egress"
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/doppler/internal/limit"
 	"github.com/a1ea6966/loggregator/doppler/internal/recent"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 	"github.com/a1ea6966/loggregator/internal/daemon"
@@ -37,6 +38,7 @@ type Doppler struct {
 	recent   *recent.Store
 	egress   *egress.Server
 	ingress  *ingress.Server
+	limiter  *limit.Limiter // nil without --source-limit
 	registry *prometheus.Registry
 	refusals *daemon.Refusals
 
@@ -98,11 +100,15 @@ func (d *Doppler) build() error {
 	if d.streamTLS != nil {
 		grpcTLS = d.streamTLS.Clone()
 	}
-	d.ingress, err = ingress.New(ingress.Config{
+	in := ingress.Config{
 		MaxMessage: int(cfg.MaxMessageBytes), Bytes: cfg.IngressBytes, Window: int(cfg.IngressWindow),
 		Limits:    envelope.Limits{MaxEnvelope: int(cfg.MaxEnvelopeBytes), MaxSourceID: cfg.MaxSourceIDBytes},
 		DrainWait: min(time.Second, cfg.DrainGrace+100*time.Millisecond), TLS: grpcTLS, Log: d.log,
-	}, d.ring)
+	}
+	if d.limiter = cfg.limiter(); d.limiter != nil {
+		in.Limiter = d.limiter
+	}
+	d.ingress, err = ingress.New(in, d.ring)
 	if err != nil {
 		return fmt.Errorf("ingress: %w", err)
 	}
@@ -200,6 +206,7 @@ func (d *Doppler) Run(ctx context.Context) error {
 	g.Add("grpc", d.stopGRPC)
 	g.Add("egress", d.runEgress)
 	g.Add("metrics", d.emitMetrics)
+	g.Add("limits", d.announceLimits)
 	g.Add("ingress", func(ctx context.Context) error { return d.ingress.Run(ctx, d.grpc) })
 	err := g.Run(ctx)
 	d.log.Info("stopped", "envelopes", d.ring.Head())

@@ -50,6 +50,7 @@ func newCollector(d *Doppler) *collector {
 		"truncated":         func(s *snapshot) float64 { return float64(s.in.Dropped.Truncated) },
 		"too_large":         func(s *snapshot) float64 { return float64(s.in.Dropped.TooLarge) },
 		"source_too_long":   func(s *snapshot) float64 { return float64(s.in.Dropped.SourceTooLong) },
+		"source_limit":      func(s *snapshot) float64 { return float64(s.in.Dropped.OverLimit) },
 		"message_too_large": func(s *snapshot) float64 { return float64(s.in.Dropped.MessageTooLarge) },
 	} {
 		add(counter, "ingress_dropped_total", "Envelopes not accepted, by cause.", prometheus.Labels{"cause": cause}, value)

@@ -152,6 +152,8 @@ type sourceRow struct {
 	Bytes     uint64  `json:"bytes"`
 	Rate      float64 `json:"rate"`
 	Held      uint64  `json:"held"`
+	Share     float64 `json:"share"`   // of the total rate
+	Limited   uint64  `json:"limited"` // left out by Dopplers over their limit
 }
 
 // dopplerRow is what one Doppler says of itself.
@@ -205,6 +207,9 @@ func (t *TrafficController) serveSources(w http.ResponseWriter, r *http.Request)
 		sum.Oldest += d.Oldest
 		sum.HeldSeconds = max(sum.HeldSeconds, d.HeldSeconds)
 	}
+	for i := range rows {
+		rows[i].Share = rows[i].Rate / max(sum.Rate, rows[i].Rate, 1e-9)
+	}
 	answerJSON(w, map[string]any{
 		"name": t.cfg.Name, "dopplers": dopplers, "head": sum.Head, "oldest": sum.Oldest, "ring_bytes": sum.RingBytes,
 		"held_bytes": sum.HeldBytes, "held_seconds": sum.HeldSeconds, "rate": sum.Rate,
@@ -243,6 +248,7 @@ func (t *TrafficController) askSources(ctx context.Context) ([]dopplerRow, map[s
 				have.Bytes += row.Bytes
 				have.Rate += row.Rate
 				have.Held += row.Held
+				have.Limited += row.Limited
 			} else {
 				sources[row.ID] = &row
 			}

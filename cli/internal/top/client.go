@@ -85,6 +85,7 @@ func (r *Reading) addSources(byID map[string]int, sources []Source) {
 		sum.Bytes += s.Bytes
 		sum.Rate += s.Rate
 		sum.Held += s.Held
+		sum.Limited += s.Limited
 	}
 }
 

@@ -16,6 +16,7 @@ type Source struct {
 	Bytes     uint64  `json:"bytes"`
 	Rate      float64 `json:"rate"` // per second
 	Held      uint64  `json:"held"`
+	Limited   uint64  `json:"limited"` // left out over the Dopplers' limit
 }
 
 // Subscription is what a server says about one reader. Counts are envelopes.
@@ -71,6 +72,14 @@ func (r *Reading) sort() {
 		return cmp.Or(cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(b.Lag, a.Lag),
 			cmp.Compare(a.key(), b.key()))
 	})
+}
+
+// rate is how many envelopes all Dopplers take per second.
+func (r *Reading) rate() (perSecond float64) {
+	for _, ring := range r.Rings {
+		perSecond += ring.Rate
+	}
+	return perSecond
 }
 
 // rank is about the same for rates that are about the same: sources of equal

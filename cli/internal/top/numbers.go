@@ -27,6 +27,14 @@ func rate(perSecond float64) string {
 	return count(uint64(perSecond + 0.5))
 }
 
+// percent writes what part of total v is.
+func percent(v, total float64) string {
+	if total <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f%%", 100*min(v/total, 1))
+}
+
 // size writes bytes in the unit that fits.
 func size(n uint64) string {
 	const units = "KMGTPE"

@@ -48,10 +48,8 @@ func (v View) Lines(now, before *Reading, columns, rows int) []string {
 }
 
 func (v View) head(now *Reading, columns int) []string {
-	var perSecond float64
 	known := len(now.Sources) // there may be more than are listed
 	for _, r := range now.Rings {
-		perSecond += r.Rate
 		known = max(known, r.Known)
 	}
 	var lag, dropped uint64
@@ -61,7 +59,7 @@ func (v View) head(now *Reading, columns int) []string {
 	}
 	title := fmt.Sprintf("%s   %s", v.Title, now.At.Format("15:04:05"))
 	sum := fmt.Sprintf("%s envelopes/s from %s; %s, lag %s, dropped %s",
-		rate(perSecond), plural(known, "source"),
+		rate(now.rate()), plural(known, "source"),
 		plural(len(now.Subscriptions), "subscription"), count(lag), count(dropped))
 	out := []string{v.paint(bold, clip(title, columns)), clip(sum, columns)}
 	for _, fault := range now.Faults {
@@ -115,9 +113,10 @@ func ringTable(now *Reading) table {
 }
 
 func sourceTable(now *Reading) table {
-	t := table{titles: []string{"SOURCE", " PER SECOND", " ENVELOPES", " BYTES", " HELD"}}
+	t := table{titles: []string{"SOURCE", " PER SECOND", " SHARE", " ENVELOPES", " BYTES", " HELD", " LIMITED"}}
+	total := now.rate()
 	for _, s := range now.Sources {
-		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), count(s.Envelopes), size(s.Bytes), count(s.Held)})
+		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), percent(s.Rate, total), count(s.Envelopes), size(s.Bytes), count(s.Held), count(s.Limited)})
 	}
 	return t
 }

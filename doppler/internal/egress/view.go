@@ -171,6 +171,8 @@ type sourceRow struct {
 	Bytes     uint64  `json:"bytes"`
 	Rate      float64 `json:"rate"`
 	Held      uint64  `json:"held"`
+	Share     float64 `json:"share"`   // of the total rate
+	Limited   uint64  `json:"limited"` // left out over --source-limit
 }
 
 const defaultSourceRows = 100
@@ -193,8 +195,11 @@ func (s *Server) ServeSources(w http.ResponseWriter, r *http.Request) {
 	rows := make([]sourceRow, len(list))
 	total := 0.0
 	for i, st := range list {
-		rows[i] = sourceRow{st.ID, st.Envelopes, st.Bytes, rate(st), st.Held}
+		rows[i] = sourceRow{ID: st.ID, Envelopes: st.Envelopes, Bytes: st.Bytes, Rate: rate(st), Held: st.Held, Limited: st.Limited}
 		total += rows[i].Rate
+	}
+	for i := range rows {
+		rows[i].Share = rows[i].Rate / max(total, rows[i].Rate, 1e-9)
 	}
 	slices.SortFunc(rows, func(a, b sourceRow) int {
 		switch {

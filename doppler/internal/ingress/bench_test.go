@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 	"github.com/a1ea6966/loggregator/api/envelope/envelopetest"
+	"github.com/a1ea6966/loggregator/doppler/internal/limit"
 	"github.com/a1ea6966/loggregator/internal/dropsonde"
 )
 
@@ -61,6 +63,41 @@ func BenchmarkPushed(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s.takePushed(m)
+	}
+}
+
+// BenchmarkTake is what taking a batch costs beside gRPC and appending.
+func BenchmarkTake(b *testing.B) {
+	batches := referenceMessages("BatchSender", 100)
+	record := func(source int) []byte {
+		return batches[0][source*len(batches[0])/100 : (source+1)*len(batches[0])/100]
+	}
+	for _, bench := range []struct {
+		name    string
+		msg     []byte
+		limiter Limiter
+	}{
+		{"off", batches[0], nil},
+		{"one-source", bytes.Repeat(record(0), 100), limit.New(limit.Config{Rate: limit.MaxRate, Burst: limit.MaxBurst, Classes: envelope.AllClasses})},
+		{"many-sources", batches[0], limit.New(limit.Config{Rate: limit.MaxRate, Burst: limit.MaxBurst, Classes: envelope.AllClasses})},
+		{"over", batches[0], limit.New(limit.Config{Rate: 1, Classes: envelope.AllClasses})},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			cfg := testConfig()
+			cfg.Limiter = bench.limiter
+			server, err := New(cfg, &countAppender{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer server.grpc.Stop()
+			s := &stream{server: server}
+			m := &message{mem.BufferSlice{mem.SliceBuffer(bench.msg)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				s.takeBatch(m)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/100, "ns/env")
+		})
 	}
 }
 

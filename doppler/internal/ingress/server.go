@@ -51,7 +51,15 @@ type Appender interface {
 	Append(msg []byte, recs []envelope.Record) uint64
 }
 
-// Config is what New needs. Every field but TLS and Log must be set.
+// Limiter holds sources to a rate.
+type Limiter interface {
+	// Admit leaves out of recs, which index msg, what is over the limit of its
+	// source at now, in nanoseconds since any moment, and returns the rest in the
+	// same memory. It is called concurrently and must not wait.
+	Admit(now int64, msg []byte, recs []envelope.Record) []envelope.Record
+}
+
+// Config is what New needs. Every field but Limiter, TLS and Log must be set.
 type Config struct {
 	// MaxMessage is the largest gRPC message, in bytes. A larger one ends its
 	// stream with RESOURCE_EXHAUSTED.
@@ -66,6 +74,8 @@ type Config struct {
 	Window int
 	// Limits are those of envelopes.
 	Limits envelope.Limits
+	// Limiter, if set, says what of each source is taken.
+	Limiter Limiter
 	// DrainWait is how long Run waits for producers to pause when it ends.
 	DrainWait time.Duration
 	// TLS, if set, makes the listener speak it.
@@ -115,6 +125,7 @@ type Server struct {
 	pool       *pool
 	maxStreams int
 	workspaces chan *workspace
+	began      time.Time // of the Limiter's clock
 
 	conns     atomic.Int64
 	receivers sync.WaitGroup
@@ -149,6 +160,7 @@ func New(cfg Config, to Appender) (*Server, error) {
 		maxStreams: int(cfg.Bytes / 2 / (int64(cfg.Window) + streamCost)),
 		workspaces: make(chan *workspace, runtime.GOMAXPROCS(0)),
 		streams:    make(map[*stream]struct{}),
+		began:      time.Now(),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

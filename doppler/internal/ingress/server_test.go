@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -453,5 +454,38 @@ func TestRunTellsABrokenListener(t *testing.T) {
 	_ = l.Close()
 	if err := run(t.Context(), server, l); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// evens is a Limiter that leaves out every other envelope there is.
+type evens struct{ seen atomic.Uint64 }
+
+func (e *evens) Admit(now int64, _ []byte, recs []envelope.Record) []envelope.Record {
+	kept := recs[:0]
+	for _, r := range recs {
+		if e.seen.Add(1)%2 == 0 && now > 0 {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+// What the Limiter leaves out is counted and not appended, whatever it came in.
+func TestLimiterDecides(t *testing.T) {
+	for method, messages := range map[string][][]byte{
+		"Sender":      {env(t, "a", 0), env(t, "a", 1), env(t, "a", 2), env(t, "a", 3)},
+		"BatchSender": {batch(env(t, "a", 0), env(t, "a", 1), env(t, "a", 2)), batch(env(t, "a", 3))},
+		"Pusher":      {pushed(v1Line("a", "0")), pushed(v1Line("a", "1")), pushed(v1Line("a", "2")), pushed(v1Line("a", "3"))},
+	} {
+		t.Run(method, func(t *testing.T) {
+			to := &memory{}
+			r := start(t, func(c *Config) { c.Limiter = &evens{} }, to)
+			r.sendAll(r.open(method), messages...)
+			eventually(t, "all are taken", func() bool { return r.Stats().Messages == uint64(len(messages)) })
+			stats := r.Stats()
+			if stats.Accepted != 2 || stats.Dropped.OverLimit != 2 || stats.Dropped.Total() != 2 || len(to.all()) != 2 {
+				t.Errorf("%d accepted, %d over the limit, %d appended", stats.Accepted, stats.Dropped.OverLimit, len(to.all()))
+			}
+		})
 	}
 }

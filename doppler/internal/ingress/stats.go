@@ -59,11 +59,13 @@ type Dropped struct {
 	SourceTooLong uint64
 	// MessageTooLarge messages, over Config.MaxMessage. They end their stream.
 	MessageTooLarge uint64
+	// OverLimit envelopes, which Config.Limiter left out.
+	OverLimit uint64
 }
 
 // Total is the sum over all causes.
 func (d Dropped) Total() uint64 {
-	return d.Malformed + d.Truncated + d.TooLarge + d.SourceTooLong + d.MessageTooLarge
+	return d.Malformed + d.Truncated + d.TooLarge + d.SourceTooLong + d.MessageTooLarge + d.OverLimit
 }
 
 // counters are Stats in the making: one set per stream, so that streams do
@@ -74,6 +76,7 @@ type counters struct {
 	malformed, truncated        atomic.Uint64
 	tooLarge, sourceTooLong     atomic.Uint64
 	messageTooLarge, unknownFld atomic.Uint64
+	overLimit                   atomic.Uint64
 }
 
 func (c *counters) addTo(s *Stats, framing Framing) {
@@ -89,6 +92,7 @@ func (c *counters) addTo(s *Stats, framing Framing) {
 	s.Dropped.TooLarge += c.tooLarge.Load()
 	s.Dropped.SourceTooLong += c.sourceTooLong.Load()
 	s.Dropped.MessageTooLarge += c.messageTooLarge.Load()
+	s.Dropped.OverLimit += c.overLimit.Load()
 }
 
 // dropped is the rare case: the branches are cheaper than five additions.
@@ -117,4 +121,5 @@ func (c *counters) add(o *counters) {
 	c.tooLarge.Add(o.tooLarge.Load())
 	c.sourceTooLong.Add(o.sourceTooLong.Load())
 	c.messageTooLarge.Add(o.messageTooLarge.Load())
+	c.overLimit.Add(o.overLimit.Load())
 }

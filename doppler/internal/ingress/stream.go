@@ -3,6 +3,7 @@ package ingress
 import (
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -86,9 +87,7 @@ func (s *stream) takeEnvelope(msg []byte) {
 	s.one[0], err = envelope.ScanEnvelope(msg, s.server.cfg.Limits)
 	switch {
 	case err == nil:
-		s.server.to.Append(msg, s.one[:])
-		s.accepted.Add(1)
-		s.acceptedBytes.Add(uint64(len(msg)))
+		s.accept(msg, s.one[:], s.server.now())
 	case errors.Is(err, envelope.ErrTooLarge):
 		s.tooLarge.Add(1)
 	case errors.Is(err, envelope.ErrSourceTooLong):
@@ -103,18 +102,41 @@ func (s *stream) takeBatch(m *message) {
 	msg := w.whole(m.frames)
 	s.bytes.Add(uint64(len(msg)))
 	var dropped envelope.Dropped
-	recs := w.records[:0]
+	recs, now := w.records[:0], s.server.now()
 	for next := 0; next < len(msg); {
 		recs, next = envelope.ScanChunk(msg, next, s.server.cfg.Limits, recs[:0], &dropped)
-		if len(recs) == 0 {
-			continue
+		if len(recs) > 0 {
+			s.accept(msg, recs, now)
 		}
-		s.server.to.Append(msg, recs)
-		s.accepted.Add(uint64(len(recs)))
-		s.acceptedBytes.Add(size(recs))
 	}
 	s.counters.dropped(&dropped)
 	s.server.workspaces <- w
+}
+
+// accept appends what is not over the limit of its source. recs may be written
+// to.
+func (s *stream) accept(msg []byte, recs []envelope.Record, now int64) {
+	if limiter := s.server.cfg.Limiter; limiter != nil {
+		all := len(recs)
+		recs = limiter.Admit(now, msg, recs)
+		if left := all - len(recs); left > 0 {
+			s.overLimit.Add(uint64(left))
+		}
+		if len(recs) == 0 {
+			return
+		}
+	}
+	s.server.to.Append(msg, recs)
+	s.accepted.Add(uint64(len(recs)))
+	s.acceptedBytes.Add(size(recs))
+}
+
+// now is the Limiter's clock, read once for each message; 0 without one.
+func (s *Server) now() int64 {
+	if s.cfg.Limiter == nil {
+		return 0
+	}
+	return int64(time.Since(s.began))
 }
 
 // idle tells whether no message came since it was last asked and none is

@@ -41,6 +41,7 @@ type Source struct {
 	last          uint64 // offset of its newest envelope, if used
 	appendedBytes uint64
 	appended      Counts
+	limited       uint64
 	refs          int
 	twin          *Source // next source with the same hash
 
@@ -283,12 +284,24 @@ func (r *Ring) ForgottenSince(off uint64) bool {
 // BornAt is the offset at which the counters of s began.
 func (s *Source) BornAt() uint64 { return s.born }
 
+// CountLimited counts n envelopes of the source named id that were not appended
+// because it was over its limit; of a source that the ring does not know, it
+// does nothing.
+func (r *Ring) CountLimited(id string, n uint64) {
+	r.appendMu.Lock()
+	defer r.appendMu.Unlock()
+	if s := r.sources.find(envelope.HashSource(id), id); s != nil {
+		s.limited += n
+	}
+}
+
 // SourceStats is the top-talker view of one source.
 type SourceStats struct {
 	ID        string
 	Envelopes uint64
 	Bytes     uint64
 	Held      uint64
+	Limited   uint64 // see CountLimited
 }
 
 // EachSource visits the known sources. It holds up appends for as long as it
@@ -302,7 +315,7 @@ func (r *Ring) EachSource(visit func(SourceStats)) {
 			continue
 		}
 		list = append(list, SourceStats{
-			ID: s.id, Envelopes: s.appended.Sum(envelope.AllClasses), Bytes: s.appendedBytes,
+			ID: s.id, Envelopes: s.appended.Sum(envelope.AllClasses), Bytes: s.appendedBytes, Limited: s.limited,
 		})
 		sources = append(sources, s)
 	}
