@@ -13,6 +13,7 @@ import (
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Config is what an operator sets. DefaultConfig returns one that works.
@@ -42,6 +43,7 @@ type Config struct {
 	WindowBytes       int64
 	AckTimeout        time.Duration
 	StuckTimeout      time.Duration
+	SlowCall          slow.Policy
 	Heartbeat         time.Duration
 	MaxWatches        int
 	MaxSubscriptions  int
@@ -65,7 +67,7 @@ func DefaultConfig() *Config {
 		RecentLogs: 1000, RecentMetrics: 100, RecentBytes: 128 << 20,
 		IngressBytes: 512 << 20, IngressWindow: 512 << 10, MaxMessageBytes: 10 << 20, MaxEnvelopeBytes: 1 << 20, MaxSourceIDBytes: 256,
 		Linger: 2 * time.Minute, WindowBytes: 2 << 20, AckTimeout: 30 * time.Second,
-		StuckTimeout: time.Minute, Heartbeat: 4 * time.Second,
+		StuckTimeout: time.Minute, SlowCall: slow.Policy{Age: 30 * time.Second, Bytes: 64 << 20}, Heartbeat: 4 * time.Second,
 		SourceLimitTypes: []string{"log"},
 		MaxWatches:       100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
 		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,
@@ -102,6 +104,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.WindowBytes, "window-bytes", "`size` of what is on its way to one Firehose client")
 	f.Duration(&c.AckTimeout, "ack-timeout", "after so long without progress envelopes are handed to another member")
 	f.Duration(&c.StuckTimeout, "stuck-timeout", "a connection that takes nothing for so long is closed")
+	f.Var(slow.NewFlag(&c.SlowCall), "slow-call", "`policy` for calls over gRPC that stay further behind than age or bytes: drop or cut")
 	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a connection; a reader takes two of them for a dead path")
 	f.Int(&c.MaxWatches, "max-watches", "watched sources per tail link")
 	f.Int(&c.MaxSubscriptions, "max-subscriptions", "connections of readers")
@@ -176,6 +179,7 @@ func (c *Config) Validate() error {
 	f.BytesBetween("window-bytes", c.WindowBytes, 64<<10, 64<<20)
 	daemon.Between(f, "ack-timeout", c.AckTimeout, time.Second, time.Hour)
 	daemon.Between(f, "stuck-timeout", c.StuckTimeout, time.Second, time.Hour)
+	c.SlowCall.Validate(f, "slow-call")
 	daemon.Between(f, "heartbeat", c.Heartbeat, 100*time.Millisecond, time.Minute)
 	daemon.Between(f, "max-watches", c.MaxWatches, 1, 10_000_000)
 	daemon.Between(f, "max-subscriptions", c.MaxSubscriptions, 1, 1_000_000)

@@ -92,7 +92,7 @@ func (d *Doppler) build() error {
 	}
 	d.egress = egress.New(d.ring, d.recent, egress.Config{
 		Doppler: cfg.Name, Epoch: d.epoch, Linger: cfg.Linger, WindowBytes: int(cfg.WindowBytes),
-		AckTimeout: cfg.AckTimeout, StuckTimeout: cfg.StuckTimeout, Heartbeat: cfg.Heartbeat,
+		AckTimeout: cfg.AckTimeout, StuckTimeout: cfg.StuckTimeout, SlowCall: cfg.SlowCall, Heartbeat: cfg.Heartbeat,
 		MaxWatches: cfg.MaxWatches, MaxSubscriptions: cfg.MaxSubscriptions, SocketBuffer: int(cfg.SocketBufferBytes),
 		RecentAge: cfg.RecentAge, RecentLogs: cfg.RecentLogs, HeldBytes: cfg.RingBytes + cfg.RecentBytes,
 	}, d.log, d.counters)

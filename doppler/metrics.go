@@ -77,6 +77,13 @@ func newCollector(d *Doppler) *collector {
 		add(counter, "egress_calls_refused_total", "Calls of readers over gRPC refused, by cause.", prometheus.Labels{"cause": why.String()},
 			func(s *snapshot) float64 { return float64(s.out.Refused[why]) })
 	}
+	for by := range egress.NumFramings {
+		for why := range egress.NumCuts {
+			add(counter, "slow_consumers_total", "Readers cut because they were slow, by framing and by reason.",
+				prometheus.Labels{"framing": by.String(), "reason": why.String()},
+				func(s *snapshot) float64 { return float64(s.out.Cuts[by][why]) })
+		}
+	}
 	add(counter, "egress_dropped_total", "Envelopes readers were told they miss.", nil,
 		func(s *snapshot) float64 { return float64(s.out.Dropped) })
 	add(gauge, "subscriptions", "Open connections of readers.", nil,

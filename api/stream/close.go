@@ -18,6 +18,7 @@ import (
 // written; the connection is over all the same. On a connection that is closed
 // already Close waits for that and returns nil.
 func (c *Conn) Close(code CloseCode, reason string) error {
+	c.said.CompareAndSwap(nil, &CloseError{Code: code, Reason: reason})
 	if !c.closing.CompareAndSwap(false, true) {
 		<-c.done
 		return nil
@@ -30,6 +31,10 @@ func (c *Conn) Close(code CloseCode, reason string) error {
 	}
 	return err
 }
+
+// Said is how this side was first told to close the connection, or nil. A
+// Read that fails meanwhile finds it.
+func (c *Conn) Said() *CloseError { return c.said.Load() }
 
 // CloseNow ends the connection at once, without a word.
 func (c *Conn) CloseNow() {

@@ -106,6 +106,24 @@ func (e *CloseError) Error() string {
 	return "closed by peer: " + e.Code.String() + ": " + e.Reason
 }
 
+// CloseOf is how a connection ended, for logs and views: said if this side
+// closed it, else what is known from the error of the last read.
+func CloseOf(said *CloseError, err error) CloseError {
+	var closed *CloseError
+	var broke *ProtocolError
+	switch {
+	case said != nil:
+		return *said
+	case errors.As(err, &closed):
+		return *closed
+	case errors.As(err, &broke):
+		return CloseError{broke.Code, broke.Fault}
+	case err != nil:
+		return CloseError{CloseAbnormal, err.Error()}
+	}
+	return CloseError{Code: CloseAbnormal}
+}
+
 // ProtocolError is what the peer did against the contract. The connection was
 // closed with Code.
 type ProtocolError struct {

@@ -42,6 +42,7 @@ type Conn struct {
 	blocked atomic.Int64 // unix ns since when a write waits for the socket; 0 when none does
 	freed   atomic.Int64 // unix ns when a write last ended that had waited for long
 	stalled atomic.Bool  // a write waited for its whole timeout
+	said    atomic.Pointer[CloseError]
 
 	pulse pulse // belongs to a KeepAlive
 

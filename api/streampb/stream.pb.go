@@ -723,7 +723,13 @@ type Heartbeat struct {
 	// A Doppler's next offset, or 0.
 	Head uint64 `protobuf:"varint,4,opt,name=head,proto3" json:"head,omitempty"`
 	// Envelopes that matched this reader but are not sent yet.
-	Lag           uint64 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
+	Lag uint64 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
+	// About how many bytes they are: what an envelope of the Doppler has on
+	// average, for each.
+	LagBytes uint64 `protobuf:"varint,6,opt,name=lag_bytes,json=lagBytes,proto3" json:"lag_bytes,omitempty"`
+	// For how long the oldest of them has been there: up to a second too low. Set
+	// also where lag is not counted, as for a reader that selects by name.
+	LagAgeMillis  uint64 `protobuf:"varint,7,opt,name=lag_age_millis,json=lagAgeMillis,proto3" json:"lag_age_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -789,6 +795,20 @@ func (x *Heartbeat) GetHead() uint64 {
 func (x *Heartbeat) GetLag() uint64 {
 	if x != nil {
 		return x.Lag
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetLagBytes() uint64 {
+	if x != nil {
+		return x.LagBytes
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetLagAgeMillis() uint64 {
+	if x != nil {
+		return x.LagAgeMillis
 	}
 	return 0
 }
@@ -1626,13 +1646,15 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x0ewindow_offsets\x18\b \x01(\x04R\rwindowOffsets\x12)\n" +
 	"\x10heartbeat_millis\x18\t \x01(\rR\x0fheartbeatMillis\x12#\n" +
 	"\rspread_millis\x18\n" +
-	" \x01(\rR\fspreadMillis\"\x85\x01\n" +
+	" \x01(\rR\fspreadMillis\"\xc8\x01\n" +
 	"\tHeartbeat\x12\x1c\n" +
 	"\ttimestamp\x18\x01 \x01(\x03R\ttimestamp\x12\x1a\n" +
 	"\baccepted\x18\x02 \x01(\x04R\baccepted\x12\x18\n" +
 	"\adropped\x18\x03 \x01(\x04R\adropped\x12\x12\n" +
 	"\x04head\x18\x04 \x01(\x04R\x04head\x12\x10\n" +
-	"\x03lag\x18\x05 \x01(\x04R\x03lag\"\xa4\x01\n" +
+	"\x03lag\x18\x05 \x01(\x04R\x03lag\x12\x1b\n" +
+	"\tlag_bytes\x18\x06 \x01(\x04R\blagBytes\x12$\n" +
+	"\x0elag_age_millis\x18\a \x01(\x04R\flagAgeMillis\"\xa4\x01\n" +
 	"\bWatching\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x12\x1b\n" +
 	"\tsource_id\x18\x02 \x01(\tR\bsourceId\x12\x14\n" +

@@ -15,8 +15,10 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // call is a member of a group that reads over gRPC. What it is granted counts
@@ -38,6 +40,8 @@ type call struct {
 	// guarded by group.mu
 	writing bool
 	blocked bool
+	judge   slow.Judge
+	looked  time.Time
 }
 
 // callFraming is how a kind of call is talked to. Each call has its own, which
@@ -71,7 +75,7 @@ func (s *Server) serveCall(calls grpc.ServerStream, q firehoseQuery, method stri
 		ctx:  calls.Context(), calls: calls, framing: framing, cut: make(chan struct{}),
 	}
 	c.stop = func() { c.end(status.Error(codes.Unavailable, errStopping.Error())) }
-	c.tick = c.checkStuck
+	c.tick = c.look
 	c.blocking = time.AfterFunc(time.Hour, c.isBlocked)
 	c.blocking.Stop()
 	s.join(&c.seat, q)
@@ -100,8 +104,14 @@ func (c *call) serve() error {
 	written := make(chan error, 1)
 	go func() {
 		defer c.server.sessions.Done()
-		defer c.leave()
-		written <- c.write()
+		err := c.write()
+		select {
+		case <-c.cut:
+			err = c.why
+		default:
+		}
+		c.leave(closeOf(err))
+		written <- err
 	}()
 	select {
 	case err := <-written:
@@ -109,6 +119,15 @@ func (c *call) serve() error {
 	case <-c.cut:
 		return c.why
 	}
+}
+
+// closeOf is how a call ended.
+func closeOf(err error) stream.CloseError {
+	st, _ := status.FromError(err)
+	if st.Code() == codes.OK {
+		return stream.CloseError{}
+	}
+	return stream.CloseError{Code: stream.CloseCode(st.Code()), Reason: st.Code().String() + ": " + st.Message()}
 }
 
 // end ends the call from outside.
@@ -119,11 +138,38 @@ func (c *call) end(why error) {
 	})
 }
 
-// checkStuck ends the call when its present write has taken too long.
-func (c *call) checkStuck(now time.Time) {
-	limit := c.server.cfg.StuckTimeout
+// look ends the call when its present write has taken too long, or when it is
+// slow, if it may not be. group.mu is held.
+func (c *call) look(now time.Time) {
+	limit, policy := c.server.cfg.StuckTimeout, c.server.cfg.SlowCall
 	if since := c.since.Load(); since != 0 && now.Sub(time.Unix(0, since)) > limit {
-		c.end(status.Errorf(codes.ResourceExhausted, "took nothing for %v", limit))
+		c.cutFor(Stuck, slow.Stuck(limit, c.lagNow(now)))
+	}
+	if now.Sub(c.looked) < c.server.cfg.Heartbeat || now.Sub(c.view.since) < policy.Age {
+		return
+	}
+	c.looked = now
+	lag := c.lagNow(now)
+	if !c.writing { // it is not this one that the group waits for
+		lag = slow.Lag{Dropped: lag.Dropped}
+	}
+	if c.slow = c.judge.Look(policy, lag) == slow.Slow; c.slow && policy.Cut {
+		c.cutFor(Lagging, slow.Reason(lag))
+	}
+}
+
+// lagNow is how far its group is behind. group.mu is held.
+func (c *call) lagNow(now time.Time) slow.Lag {
+	return c.group.lagLocked(now, c.server, c.server.meanBytes())
+}
+
+// cutFor ends the call of a slow reader, once.
+func (c *call) cutFor(why Cut, reason string) {
+	select {
+	case <-c.cut:
+	default:
+		c.server.cuts[framingOf(c.view.framing)][why].Add(1)
+		c.end(status.Error(codes.ResourceExhausted, reason))
 	}
 }
 

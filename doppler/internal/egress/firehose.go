@@ -11,6 +11,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // group is a subscription group with its lock and its sessions.
@@ -41,7 +42,8 @@ type seat struct {
 	state  *reader.Member
 	wake   waker
 	stop   func()          // breaks the connection because the Doppler stops
-	tick   func(time.Time) // called every second, unless nil
+	tick   func(time.Time) // called every second, with group.mu held, unless nil
+	slow   bool            // as of the last look; guarded by group.mu
 }
 
 // member is one WebSocket connection of a group.
@@ -122,10 +124,11 @@ func (s *Server) open(g *group, start reader.Start) {
 
 func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }
 
-// leave takes m out of its group.
-func (m *seat) leave() {
-	g := m.group
+// leave takes m out of its group. The row of it that is kept says why.
+func (m *seat) leave(why stream.CloseError) {
+	g, now, mean := m.group, time.Now(), m.server.meanBytes()
 	g.mu.Lock()
+	m.server.closed.Add(now, g.row(m, g.base(now, m.server, mean)).closed(now, why))
 	wake := g.state.Leave(m.state)
 	delete(g.sessions, m.state)
 	if len(g.sessions) == 0 {
@@ -247,7 +250,7 @@ func (m *member) read() {
 	err := m.readLoop()
 	code, reason := closeReason(err)
 	m.server.pings.Remove(m.conn)
-	m.leave()
+	m.leave(endOf(m.conn, err))
 	// Before the writer hears of it, which would only hang up.
 	_ = m.conn.Close(code, reason)
 	close(m.done)
@@ -295,7 +298,7 @@ func (m *member) control(msg *streampb.Control) error {
 // write sends batches until the connection ends.
 func (m *member) write() {
 	defer m.server.sessions.Done()
-	f := newFramer(m.server, m.conn)
+	f := newFramer(m.server, m.conn, m.lag)
 	defer f.stop()
 	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
 	for err == nil {
@@ -304,7 +307,9 @@ func (m *member) write() {
 		case t.left:
 			return // the reading side ends the connection
 		case t.status == reader.Granted:
-			err = m.writeGrant(f, &t.grant)
+			if err = m.writeGrant(f, &t.grant); err == nil {
+				err = f.keepBeating()
+			}
 		case m.server.finished.Load():
 			m.goodbye(f, t.fin)
 			return
@@ -312,13 +317,18 @@ func (m *member) write() {
 			err = m.idleUntil(f)
 		}
 	}
-	hangUp(m.conn, err)
+	m.server.hangUp(m.conn, err, m.lag)
 }
 
-// idleUntil waits for a signal; in a long silence it sends heartbeats.
+// lag is how far the member's group is behind.
+func (m *seat) lag(now time.Time) slow.Lag {
+	return m.group.lag(now, m.server, m.server.meanBytes())
+}
+
+// idleUntil waits for a signal.
 func (m *member) idleUntil(f *framer) error {
 	defer m.group.idle.Add(-1)
-	ok, err := f.idle(m.wake, m.done, func() uint64 { return m.group.account().Lag })
+	ok, err := f.idle(m.wake, m.done)
 	if err != nil || !ok {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // framer writes batches to one connection. It belongs to the session's
@@ -20,10 +21,13 @@ type framer struct {
 	bufs   [][]byte
 	pacer  pacer
 	beat   *time.Timer
+	beaten time.Time // when the last heartbeat was, or the first message
+	lag    func(now time.Time) slow.Lag
 }
 
-func newFramer(s *Server, conn *stream.Conn) *framer {
-	return &framer{server: s, conn: conn, beat: time.NewTimer(s.cfg.Heartbeat)}
+// newFramer makes one for a reader that is behind by lag.
+func newFramer(s *Server, conn *stream.Conn, lag func(now time.Time) slow.Lag) *framer {
+	return &framer{server: s, conn: conn, beat: time.NewTimer(s.cfg.Heartbeat), beaten: time.Now(), lag: lag}
 }
 
 func (f *framer) stop() { f.beat.Stop() }
@@ -63,26 +67,39 @@ func (f *framer) frame(pieces [][]byte, size int, release func(bool)) error {
 }
 
 // idle waits until wake is signalled; ok is false when the connection is over.
-// Silence is filled with heartbeats.
-func (f *framer) idle(wake waker, done <-chan struct{}, lag func() uint64) (ok bool, err error) {
+func (f *framer) idle(wake waker, done <-chan struct{}) (ok bool, err error) {
 	for {
-		f.beat.Reset(f.server.cfg.Heartbeat)
+		f.beat.Reset(max(f.server.cfg.Heartbeat-time.Since(f.beaten), 0))
 		select {
 		case <-wake:
 			return true, nil
 		case <-done:
 			return false, errEnded
 		case <-f.beat.C:
-			accepted, dropped := f.server.accepted()
-			err := f.send(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
-				Timestamp: time.Now().UnixNano(), Accepted: accepted, Dropped: dropped,
-				Head: f.server.log.Head(), Lag: lag(),
-			}})
-			if err != nil {
+			if err := f.heartbeat(time.Now()); err != nil {
 				return false, err
 			}
 		}
 	}
+}
+
+// keepBeating sends a heartbeat if it is time: who takes a little now and then
+// is never idle for long, and is to hear how far it is behind.
+func (f *framer) keepBeating() error {
+	if now := f.pacer.last; now.Sub(f.beaten) >= f.server.cfg.Heartbeat {
+		return f.heartbeat(now)
+	}
+	return nil
+}
+
+func (f *framer) heartbeat(now time.Time) error {
+	f.beaten = now
+	accepted, dropped := f.server.accepted()
+	lag := f.lag(now)
+	return f.send(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
+		Timestamp: now.UnixNano(), Accepted: accepted, Dropped: dropped, Head: f.server.log.Head(),
+		Lag: lag.Envelopes, LagBytes: lag.Bytes, LagAgeMillis: uint64(lag.Age.Milliseconds()),
+	}})
 }
 
 var errEnded = fmt.Errorf("connection ended")

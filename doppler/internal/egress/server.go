@@ -24,6 +24,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Config is what New needs. Every field has to be set.
@@ -34,6 +35,7 @@ type Config struct {
 	WindowBytes      int           // per member, granted and not in its client's socket
 	AckTimeout       time.Duration
 	StuckTimeout     time.Duration // a socket that takes nothing for so long is closed
+	SlowCall         slow.Policy   // of calls over gRPC
 	Heartbeat        time.Duration
 	MaxWatches       int // per tail link
 	MaxSubscriptions int // connections of members and links
@@ -75,7 +77,8 @@ type Server struct {
 
 	sent     [NumFramings]atomic.Uint64 // envelopes written to readers
 	refused  [NumRefusals]atomic.Uint64 // calls
-	readers  atomic.Uint64              // members and links that ever began to read
+	cuts     [NumFramings][NumCuts]atomic.Uint64
+	readers  atomic.Uint64 // members and links that ever began to read
 	sessions sync.WaitGroup
 	draining atomic.Bool
 	stopped  atomic.Bool // every connection is closed
@@ -92,7 +95,9 @@ type Server struct {
 	gone      reader.Account // of groups that are no more
 	goneLinks uint64         // dropped on links that are no more
 
-	rates rates
+	rates  rates
+	ages   ages
+	closed slow.Closed[Subscription]
 }
 
 // New returns a server for log. counters reports the envelopes the Doppler has
@@ -169,6 +174,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.wake()
 			s.log.EvictAhead()
 		case now := <-tick.C:
+			s.ages.note(now, s.log)
 			s.expire(now)
 		case <-ctx.Done():
 			running = false
@@ -409,6 +415,7 @@ type Stats struct {
 	SentBy        [NumFramings]uint64 // the same, by framing
 	Dropped       uint64              // envelopes told as gaps
 	Refused       [NumRefusals]uint64 // calls over gRPC
+	Cuts          [NumFramings][NumCuts]uint64
 	Subscriptions int
 	Groups        int
 }
@@ -424,6 +431,11 @@ func (s *Server) Stats() Stats {
 	}
 	for why := range s.refused {
 		st.Refused[why] = s.refused[why].Load()
+	}
+	for by := range s.cuts {
+		for why := range s.cuts[by] {
+			st.Cuts[by][why] = s.cuts[by][why].Load()
+		}
 	}
 	for _, g := range s.groups {
 		st.Dropped += g.account().Dropped
@@ -443,10 +455,20 @@ func closeReason(err error) (stream.CloseCode, string) {
 	return stream.CloseGoingAway, "connection ended"
 }
 
+// endOf is how a connection ended whose last read failed with err.
+func endOf(conn *stream.Conn, err error) stream.CloseError {
+	var bad *clientError
+	if errors.As(err, &bad) {
+		return stream.CloseError{Code: stream.CloseBadMessage, Reason: bad.Error()}
+	}
+	return stream.CloseOf(conn.Said(), err)
+}
+
 // hangUp ends a connection that cannot be written to any more.
-func hangUp(conn *stream.Conn, err error) {
+func (s *Server) hangUp(conn *stream.Conn, err error, lag func(time.Time) slow.Lag) {
 	if errors.Is(err, stream.ErrStuck) {
-		_ = conn.Close(stream.CloseStuck, "took nothing for too long")
+		s.cuts[ByWebSocket][Stuck].Add(1)
+		_ = conn.Close(stream.CloseStuck, slow.Stuck(s.cfg.StuckTimeout, lag(time.Now())))
 		return
 	}
 	conn.CloseNow()

@@ -6,10 +6,12 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/doppler/internal/reader"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // linkSession is one tail link.
@@ -57,6 +59,8 @@ func (l *linkSession) read() {
 	delete(s.links, l)
 	s.goneLinks += l.droppedCount()
 	s.mu.Unlock()
+	now := time.Now()
+	s.closed.Add(now, l.row(now, s.log.Head(), s.meanBytes()).closed(now, endOf(l.conn, err)))
 	// Before the writer hears of it, which would only hang up.
 	_ = l.conn.Close(code, reason)
 	close(l.done)
@@ -173,14 +177,17 @@ func (l *linkSession) next() (b reader.LinkBatch, ok, more bool) {
 
 func (l *linkSession) write() {
 	defer l.server.sessions.Done()
-	f := newFramer(l.server, l.conn)
+	lag := func(now time.Time) slow.Lag { return l.lag(now, l.server.log.Head(), l.server.meanBytes()) }
+	f := newFramer(l.server, l.conn, lag)
 	defer f.stop()
 	err := f.send(&streampb.Batch{Hello: l.server.hello(0)})
 	for err == nil {
 		b, ok, more := l.next()
 		switch {
 		case ok:
-			err = l.writeBatch(f, &b)
+			if err = l.writeBatch(f, &b); err == nil {
+				err = f.keepBeating()
+			}
 		case more:
 		case l.server.finished.Load():
 			if l.drained() {
@@ -192,12 +199,12 @@ func (l *linkSession) write() {
 			err = l.idleUntil(f)
 		}
 	}
-	hangUp(l.conn, err)
+	l.server.hangUp(l.conn, err, lag)
 }
 
 func (l *linkSession) idleUntil(f *framer) error {
 	defer l.idle.Store(false)
-	ok, err := f.idle(l.wake, l.done, func() uint64 { return 0 })
+	ok, err := f.idle(l.wake, l.done)
 	if err != nil || !ok {
 		return err
 	}

@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -9,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // view is what the subscriptions page says of a connection from its start.
@@ -42,14 +45,32 @@ type Subscription struct {
 	UserAgent string `json:"user_agent,omitempty"`
 	Since     string `json:"since,omitempty"`
 	Lag       uint64 `json:"lag"`
-	LagBytes  uint64 `json:"lag_bytes"`
-	Sent      uint64 `json:"sent"`
-	Accepted  uint64 `json:"accepted"`
-	Acked     uint64 `json:"acked"`
-	Dropped   uint64 `json:"dropped"`
-	InFlight  uint64 `json:"in_flight"`
-	Watches   int    `json:"watches,omitempty"`
-	State     string `json:"state"`
+	// LagBytes is about as many bytes as they have; LagAge is since the oldest of
+	// them came, in seconds.
+	LagBytes uint64  `json:"lag_bytes"`
+	LagAge   float64 `json:"lag_age_seconds"`
+	Sent     uint64  `json:"sent"`
+	Accepted uint64  `json:"accepted"`
+	Acked    uint64  `json:"acked"`
+	Dropped  uint64  `json:"dropped"`
+	InFlight uint64  `json:"in_flight"`
+	Watches  int     `json:"watches,omitempty"`
+	State    string  `json:"state"` // open, slow, lingers or closed
+	// Of one that is closed. Code is that of the close frame, or of the status
+	// of a call.
+	ClosedAt    string `json:"closed_at,omitempty"`
+	CloseCode   int    `json:"close_code,omitempty"`
+	CloseReason string `json:"close_reason,omitempty"`
+}
+
+func (row *Subscription) behind(l slow.Lag) {
+	row.Lag, row.LagBytes, row.LagAge, row.Dropped = l.Envelopes, l.Bytes, l.Age.Seconds(), l.Dropped
+}
+
+// closed is the row of a connection that has just ended.
+func (row Subscription) closed(now time.Time, why stream.CloseError) Subscription {
+	row.State, row.ClosedAt, row.CloseCode, row.CloseReason = "closed", rfc3339(now), int(why.Code), why.Reason
+	return row
 }
 
 // ServeSubscriptions answers with who reads and how far behind.
@@ -58,73 +79,74 @@ func (s *Server) ServeSubscriptions(w http.ResponseWriter, _ *http.Request) {
 }
 
 // Subscriptions lists every group, with a row per member, and every link;
-// those furthest behind first.
+// those furthest behind first. Then come those that have gone of late.
 func (s *Server) Subscriptions() []Subscription {
-	st := s.log.Stats()
-	mean := uint64(0)
-	if n := st.Head - st.Oldest; n > 0 {
-		mean = st.HeldBytes / n
-	}
+	now, mean, head := time.Now(), s.meanBytes(), s.log.Head()
 	s.mu.Lock()
 	rows := make([]Subscription, 0, s.conns)
 	for _, g := range s.groups {
-		rows = append(rows, g.rows()...)
+		rows = append(rows, g.rows(now, s, mean)...)
 	}
 	for l := range s.links {
-		rows = append(rows, l.row(st.Head))
+		rows = append(rows, l.row(now, head, mean))
 	}
 	s.mu.Unlock()
-	for i := range rows {
-		rows[i].LagBytes = rows[i].Lag * mean
-	}
 	slices.SortFunc(rows, func(a, b Subscription) int {
-		switch {
-		case a.Lag > b.Lag:
-			return -1
-		case a.Lag < b.Lag:
-			return 1
-		}
-		return 0
+		return cmp.Or(cmp.Compare(b.LagAge, a.LagAge), cmp.Compare(b.Lag, a.Lag), cmp.Compare(b.Dropped, a.Dropped))
 	})
-	return rows
+	return append(rows, s.closed.List(now)...)
 }
 
 // rows are the group's members; a group that lingers is one row.
-func (g *group) rows() []Subscription {
+func (g *group) rows(now time.Time, s *Server, mean uint64) []Subscription {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	a := g.state.Account()
-	base := Subscription{
-		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Name: g.name, Lag: a.Lag + a.Again,
-		Accepted: a.Accepted, Dropped: a.Dropped, Acked: a.Acked, InFlight: a.InFlight, State: "lingers",
-	}
+	base := g.base(now, s, mean)
 	if len(g.sessions) == 0 {
 		base.ID = g.key
 		base.Since = rfc3339(g.left)
 		return []Subscription{base}
 	}
 	rows := make([]Subscription, 0, len(g.sessions))
-	for state, m := range g.sessions {
-		row := base
-		row.ID, row.Member, row.Remote = m.id, m.user, m.remote
-		row.UserAgent, row.Framing, row.Since, row.State = m.userAgent, m.framing, rfc3339(m.since), "open"
-		row.Sent, _ = state.Counters()
-		rows = append(rows, row)
+	for _, m := range g.sessions {
+		rows = append(rows, g.row(m, base))
 	}
 	return rows
 }
 
-func (l *linkSession) row(head uint64) Subscription {
+// base is what the group's rows have in common. mu is held.
+func (g *group) base(now time.Time, s *Server, mean uint64) Subscription {
+	a := g.state.Account()
+	base := Subscription{
+		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Name: g.name,
+		Accepted: a.Accepted, Acked: a.Acked, InFlight: a.InFlight, State: "lingers",
+	}
+	base.behind(g.lagLocked(now, s, mean))
+	return base
+}
+
+// row is that of a member. mu is held.
+func (g *group) row(m *seat, base Subscription) Subscription {
+	base.ID, base.Member, base.Remote = m.id, m.user, m.remote
+	base.UserAgent, base.Framing, base.Since, base.State = m.userAgent, m.framing, rfc3339(m.since), "open"
+	if m.slow {
+		base.State = "slow"
+	}
+	base.Sent, _ = m.state.Counters()
+	return base
+}
+
+func (l *linkSession) row(now time.Time, head, mean uint64) Subscription {
 	row := Subscription{
 		ID: l.id, Kind: "link", Member: l.user, Remote: l.remote, UserAgent: l.userAgent,
 		Since: rfc3339(l.since), State: "open",
 	}
+	row.behind(l.lag(now, head, mean))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state != nil {
-		row.Sent, row.Dropped = l.state.Counters()
+		row.Sent, _ = l.state.Counters()
 		row.Watches = l.state.Watches()
-		row.Lag = head - min(head, l.state.Cursor())
 	}
 	return row
 }

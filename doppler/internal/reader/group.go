@@ -352,6 +352,22 @@ func (g *Group) Account() Account {
 	return a
 }
 
+// Waits returns the offset of the oldest matching envelope that is to be
+// granted, and false when there is none.
+func (g *Group) Waits() (off uint64, waits bool) {
+	g.settle()
+	if !g.match.all {
+		g.skipAhead() // where members are full, nobody else does
+	}
+	off, waits = g.next, g.next < g.log.Head()
+	for _, l := range g.again {
+		if !l.done && l.member == nil && (!waits || l.first < off) {
+			off, waits = l.first, true
+		}
+	}
+	return off, waits
+}
+
 // Drained tells whether every member and the group have all that was appended.
 func (g *Group) Drained() bool {
 	g.settle()
