@@ -1,0 +1,163 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/integration/blackbox"
+	"github.com/a1ea6966/loggregator/integration/load"
+	"github.com/a1ea6966/loggregator/integration/pipeline"
+)
+
+// seeded returns the chance of a test, which LGR_SEED repeats.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("LGR_SEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("LGR_SEED: %v", err)
+		}
+	}
+	t.Logf("LGR_SEED=%d repeats this", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// pick is what a test does in full, or where there are two cores and minutes.
+func pick[T any](full, otherwise T) T {
+	if blackbox.Full {
+		return full
+	}
+	return otherwise
+}
+
+// flow is what producers send until it is stopped.
+type flow struct {
+	senders []*load.Sender
+	end     context.CancelFunc
+	sent    chan uint64
+}
+
+// startFlow sends to every Doppler, sender number i to Doppler i, which have to
+// live until the flow is stopped.
+func startFlow(ctx context.Context, t *testing.T, senders []*load.Sender, p *pipeline.Pipeline, s blackbox.Sending) *flow {
+	t.Helper()
+	f := &flow{senders: senders, sent: make(chan uint64, 1)}
+	ctx, f.end = context.WithCancel(ctx)
+	go func() { f.sent <- blackbox.Send(ctx, t, f.senders, p.Dopplers, s) }()
+	t.Cleanup(func() { f.stop() })
+	return f
+}
+
+// stop returns how many envelopes the Dopplers have confirmed.
+func (f *flow) stop() uint64 {
+	f.end()
+	n := <-f.sent
+	f.sent <- n
+	return n
+}
+
+// sentOf is how much senders have sent of a source.
+func sentOf(senders []*load.Sender, source int) (n uint64) {
+	for _, s := range senders {
+		n += s.Sent(source)
+	}
+	return n
+}
+
+// accepted is what the Dopplers say they took in.
+func accepted(ctx context.Context, t *testing.T, p *pipeline.Pipeline) (n uint64) {
+	t.Helper()
+	for _, d := range p.Dopplers {
+		n += uint64(blackbox.Metric(ctx, t, d, "doppler_ingress_envelopes_total"))
+	}
+	return n
+}
+
+// watch is what a reader has seen, and the first thing that cannot be explained.
+// Its methods may be called concurrently.
+type watch struct {
+	name string
+
+	mu       sync.Mutex
+	changed  *sync.Cond
+	fault    error
+	total    uint64 // different envelopes
+	again    uint64 // delivered once more
+	connects int
+}
+
+func newWatch(name string) *watch {
+	w := &watch{name: name}
+	w.changed = sync.NewCond(&w.mu)
+	return w
+}
+
+// failf keeps the first fault. mu is held.
+func (w *watch) failf(format string, args ...any) {
+	if w.fault == nil {
+		w.fault = fmt.Errorf(w.name+": "+format, args...)
+		w.changed.Broadcast()
+	}
+}
+
+// wait blocks until done says so of what was seen; the error is the fault, or
+// says that ctx has ended.
+func (w *watch) wait(ctx context.Context, done func() bool) error {
+	stop := context.AfterFunc(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.changed.Broadcast()
+	})
+	defer stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.fault == nil && !done() {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: has %d envelopes, %d of them again, over %d connections: %w", w.name, w.total, w.again, w.connects, ctx.Err())
+		}
+		w.changed.Wait()
+	}
+	return w.fault
+}
+
+// until is wait for those who cannot go on without.
+func (w *watch) until(ctx context.Context, t *testing.T, what string, done func() bool) {
+	t.Helper()
+	if err := w.wait(ctx, done); err != nil {
+		t.Fatalf("waiting for %s: %v", what, err)
+	}
+}
+
+// complete waits until everything was seen that was sent, and checks that no
+// more was.
+func (w *watch) complete(ctx context.Context, t *testing.T, sent uint64) {
+	t.Helper()
+	w.until(ctx, t, fmt.Sprintf("all of %d", sent), func() bool { return w.total >= sent })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t.Logf("%s: %d envelopes, %d of them again, over %d connections", w.name, w.total, w.again, w.connects)
+	if w.total != sent {
+		t.Fatalf("%s: has %d envelopes, sent were %d", w.name, w.total, sent)
+	}
+}
+
+// socketBuffer is the size of each of the kernel's buffers where it is said.
+const socketBuffer = 64 << 10
+
+// closeCode is how a connection was closed.
+func closeCode(err error) stream.CloseCode {
+	var closed *stream.CloseError
+	if errors.As(err, &closed) {
+		return closed.Code
+	}
+	return stream.CloseAbnormal
+}

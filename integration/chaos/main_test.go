@@ -1,0 +1,13 @@
+package chaos
+
+import (
+	"os"
+	"testing"
+
+	"github.com/a1ea6966/loggregator/integration/blackbox"
+	"github.com/a1ea6966/loggregator/integration/process"
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(blackbox.Main(m, process.Doppler, process.TrafficController, process.Nozzle, process.Lgr))
+}
