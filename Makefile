@@ -10,7 +10,7 @@ FUZZTIME ?= 60s
 BENCHTIME ?= 200ms
 BENCHOUT ?= bin/bench
 
-.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance modules deps
+.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos modules deps
 .PHONY: generated formatted vet vuln unit
 
 help: ## print this list
@@ -29,7 +29,7 @@ build: ## build the programs into bin/
 	cd firehose-nozzle/cmd/firehose-nozzle && go build -o ../../../bin/ .
 	cd cli && go build -o ../bin/ ./cmd/lgr
 
-test: unit integration conformance ## unit tests of every module with the race detector, then integration and conformance
+test: unit integration conformance chaos ## unit tests of every module with the race detector, then integration, conformance and chaos
 
 unit:
 	@$(if $(RACE),,echo 'no C compiler found: testing WITHOUT the race detector';)\
@@ -41,11 +41,16 @@ race: ## all tests, and the programs under test, with the race detector
 	go test -race -count=1 -timeout 20m ./integration/...
 
 integration: ## black-box tests of the built programs
-	go test -count=1 -timeout 10m $$(go list ./integration/... | grep -v /conformance$$)
+	go test -count=1 -timeout 10m $$(go list ./integration/... | grep -vE '/(conformance|chaos)$$')
 
 # In its directory and without a package go test shows what the test prints.
 conformance: ## replays what was observed on the old system against the built programs: a line per case
 	@cd integration/conformance && go test -count=1 -timeout 10m
+
+# As root, or where users may have namespaces; LGR_DELIVERY=write puts the table
+# that it prints into docs/delivery.md.
+chaos: ## faults of networks and processes against the built programs: what each reader sees
+	@cd integration/chaos && go test -count=1 -timeout 10m
 
 check: formatted generated vet lint vuln modules deps test ## exactly what CI runs
 	@echo 'check: all green'

@@ -76,6 +76,12 @@ type Subscription struct {
 	Shard  string `json:"shard_id"`
 	Member string `json:"member"` // empty for a group that lingers
 	State  string `json:"state"`
+	// The account of its group, but for Lag of a link.
+	Accepted uint64 `json:"accepted"`
+	Acked    uint64 `json:"acked"`
+	Dropped  uint64 `json:"dropped"`
+	InFlight uint64 `json:"in_flight"`
+	Lag      uint64 `json:"lag"`
 }
 
 // Subscriptions are the readers that a service shows.

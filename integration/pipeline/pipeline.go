@@ -3,6 +3,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -29,11 +31,24 @@ type Config struct {
 	Access []string
 	// Certs is a directory made by `lgr certs`; empty means plaintext.
 	Certs string
+	// Place says where a service runs, by its name; nil is here, on loopback.
+	Place func(name string) Place
+	// Find, when set, is what the Traffic Controllers are told of where Dopplers
+	// are, for instance a DNS name.
+	Find string
 	// Peers, when set, is a file the Traffic Controllers find Dopplers in; it
 	// is written by WritePeers. Otherwise they get flags.
 	Peers string
 	// Log gets the logs of all, if not nil.
 	Log io.Writer
+}
+
+// Place is where a service runs.
+type Place struct {
+	// Listen has the host:port of a listener, by its name; the port may be 0.
+	Listen map[string]string
+	// Start starts the process there.
+	Start func(*exec.Cmd) error
 }
 
 // Pipeline is a running set. Its methods are for one goroutine at a time.
@@ -129,9 +144,12 @@ func (p *Pipeline) AddController(ctx context.Context, more ...string) (*Service,
 		s.args = []string{"--disable-access-control"}
 	}
 	s.args = append(s.args, "--name", s.Name)
-	if p.conf.Peers != "" {
+	switch {
+	case p.conf.Find != "":
+		s.args = append(s.args, "--doppler", p.conf.Find)
+	case p.conf.Peers != "":
 		s.args = append(s.args, "--doppler", "file:"+p.conf.Peers)
-	} else {
+	default:
 		for _, d := range p.Dopplers {
 			s.args = append(s.args, "--doppler", d.Addrs[Stream])
 		}
@@ -174,15 +192,15 @@ func (p *Pipeline) Restart(ctx context.Context, s *Service) error { return p.lau
 
 // launch starts the process of a service and learns its addresses.
 func (p *Pipeline) launch(ctx context.Context, s *Service) error {
+	var place Place
+	if p.conf.Place != nil {
+		place = p.conf.Place(s.Name)
+	}
 	args := slices.Clone(s.args)
 	for listener, flag := range listeners[baseName(s.path)] {
-		addr := s.Addrs[listener]
-		if addr == "" {
-			addr = "127.0.0.1:0"
-		}
-		args = append(args, flag, addr)
+		args = append(args, flag, cmp.Or(s.Addrs[listener], place.Listen[listener], "127.0.0.1:0"))
 	}
-	started, err := process.Start(process.Command{Path: s.path, Args: args, Stderr: p.conf.Log})
+	started, err := process.Start(process.Command{Path: s.path, Args: args, Stderr: p.conf.Log, Start: place.Start})
 	if err != nil {
 		return err
 	}

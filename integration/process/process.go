@@ -27,6 +27,8 @@ type Command struct {
 	Stdout io.Writer
 	// Stderr gets a copy of every line of the log, if not nil.
 	Stderr io.Writer
+	// Start starts the program in a place of its own; nil is here.
+	Start func(*exec.Cmd) error
 }
 
 // Process is one running program. Its methods may be called concurrently.
@@ -54,7 +56,11 @@ func Start(c Command) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
-	if err := cmd.Start(); err != nil {
+	start := (*exec.Cmd).Start
+	if c.Start != nil {
+		start = c.Start
+	}
+	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
 	p := &Process{cmd: cmd, done: make(chan struct{}), bound: make(chan struct{})}
