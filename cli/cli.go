@@ -37,6 +37,7 @@ type grammar struct {
 	Firehose firehoseCommand `cmd:"" help:"Show everything that flows."`
 	Emit     emitCommand     `cmd:"" help:"Send lines of stdin, or made-up envelopes, to Dopplers."`
 	Top      topCommand      `cmd:"" help:"Show live rates of sources, and subscriptions with lag and drops."`
+	Canary   canaryCommand   `cmd:"" help:"Probe a platform for ever: is anything lost, twice, changed or late?"`
 	Certs    certsCommand    `cmd:"" help:"Make a working set of certificates."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
@@ -55,7 +56,8 @@ const description = `Look at, feed and run a Loggregator pipeline.
     some-program | lgr emit -s my-app   send lines
     lgr logs my-app                     see them, as cf logs shows them
     lgr firehose                        see everything
-    lgr top                             who sends, who reads, who is behind`
+    lgr top                             who sends, who reads, who is behind
+    lgr canary                          is anything lost, twice, changed or late`
 
 // Run does what args (without the program's name) say, until it is done or ctx
 // ends, and returns what to exit with. It may be called concurrently, but kong

@@ -133,6 +133,11 @@ func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
 		{"recent with its number apart", "logs --recent 100 a", []string{"write --recent=100"}},
 		{"and behind", "logs a --recent 100", []string{"write --recent=100"}},
 		{"recent and tail", "logs a -n 3 --recent", []string{"--recent and --tail"}},
+		{"canary", "canary --addr :x --doppler nowhere --rate max --size 1GiB --lost-after 1ms --give-up 2h --interval 1ms --doppler-tls-ca x --token a --token-file b --admin-addr x", []string{
+			"--addr: ", "--doppler: ", "--rate: not between", "--size: more than 524288", "--lost-after: 1ms", "--give-up: 2h0m0s", "--interval: 1ms",
+			"--doppler-tls-ca, --doppler-tls-cert", "--token and --token-file", "--admin-addr: ",
+		}},
+		{"more than can be told apart", "canary --rate 100000 --lost-after 1h", []string{"--rate and --lost-after: "}},
 		{"firehose", "firehose --type x --stats --json", []string{"--type: ", "--stats and --json"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -153,7 +158,7 @@ func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"", "--help", "emit --help", "top --help", "certs -h"} {
+	for _, args := range []string{"", "--help", "emit --help", "top --help", "canary --help", "certs -h"} {
 		code, out, err := lgr(t.Context(), nil, strings.Fields(args)...)
 		if code != 0 || err != "" || !strings.HasPrefix(out, "Usage: lgr") {
 			t.Errorf("lgr %s: exit %d, stderr %q, stdout %q", args, code, err, out)

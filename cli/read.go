@@ -58,6 +58,7 @@ type event struct {
 	from   int // number of the stream
 	batch  *nozzle.Batch
 	notice *nozzle.Notice
+	said   string // for people, by something else than a stream
 	tick   time.Time
 	end    error
 }

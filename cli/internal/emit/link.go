@@ -106,12 +106,23 @@ func (s *Sender) reconnect(cause error, sentBefore int) error {
 		return s.lost(cause)
 	}
 	s.cfg.Notice(fmt.Sprintf("Doppler %s is gone (%v); trying again for %.0f s", s.cfg.Addr, cause, s.cfg.GiveUp.Seconds()))
+	s.cfg.Observer.Broken(s.stats.Confirmed, s.stats.Confirmed+s.windowed())
 	err := backoff.Retry(s.resend, backoff.WithContext(s.patience(), s.ctx))
 	if err != nil {
 		return s.lost(err)
 	}
 	s.noteResent(sentBefore)
+	s.cfg.Observer.Mended()
 	return nil
+}
+
+// windowed is the number of envelopes in the window.
+func (s *Sender) windowed() uint64 {
+	n := uint64(0)
+	for _, b := range s.window {
+		n += uint64(b.count)
+	}
+	return n
 }
 
 func (s *Sender) patience() backoff.BackOff {

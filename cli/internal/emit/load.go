@@ -13,8 +13,12 @@ import (
 // Kinds are the values of Load.Kind.
 var Kinds = []string{"log", "counter", "gauge", "timer", "event", "mix"}
 
-// tick is how often a Load that has a rate sends what is due.
-const tick = 5 * time.Millisecond
+// tick and longestTick are how often Pace looks what is due: at high rates, and
+// at low ones.
+const (
+	tick        = 5 * time.Millisecond
+	longestTick = 100 * time.Millisecond
+)
 
 // Load makes envelopes up: numbered ones, source by source.
 type Load struct {
@@ -68,21 +72,27 @@ func (l *Load) flatOut(ctx context.Context, m *maker, send Send) (uint64, error)
 
 func ended(ctx context.Context) bool { return ctx.Err() != nil }
 
-// paced never tries to catch up more than one second: after a pause of the
-// Doppler the rate is kept, not exceeded.
 func (l *Load) paced(ctx context.Context, m *maker, send Send) (uint64, error) {
-	ticker := time.NewTicker(tick)
+	return Pace(ctx, l.Rate, l.Count, func(n uint64) error { return send(m.next(n)) })
+}
+
+// Pace calls next with 0, 1, 2 and so on, rate times per second, until it was
+// called count times, it fails or ctx ends, which is no error. It returns how
+// many calls succeeded. It never tries to catch up more than one second: after
+// a call that took long the rate is kept, not exceeded.
+func Pace(ctx context.Context, rate float64, count uint64, next func(n uint64) error) (uint64, error) {
+	ticker := time.NewTicker(tickOf(rate))
 	defer ticker.Stop()
 	var n uint64
 	due, last := 1.0, time.Now()
 	for {
-		for ; due >= 1 && n < l.Count; due-- {
-			if err := send(m.next(n)); err != nil {
+		for ; due >= 1 && n < count; due-- {
+			if err := next(n); err != nil {
 				return n, err
 			}
 			n++
 		}
-		if n == l.Count {
+		if n == count {
 			return n, nil
 		}
 		select {
@@ -91,9 +101,14 @@ func (l *Load) paced(ctx context.Context, m *maker, send Send) (uint64, error) {
 		case <-ticker.C:
 		}
 		now := time.Now()
-		due = min(due+l.Rate*now.Sub(last).Seconds(), max(l.Rate, 1))
+		due = min(due+rate*now.Sub(last).Seconds(), max(rate, 1))
 		last = now
 	}
+}
+
+// tickOf is how often to look what is due at a rate.
+func tickOf(rate float64) time.Duration {
+	return min(max(time.Duration(float64(time.Second)/rate/2), tick), longestTick)
 }
 
 // maker makes the envelopes of a Load; the one it returns is valid until the

@@ -49,7 +49,28 @@ type Config struct {
 	// Notice is told, in plain words, what a person should know. It is called
 	// with the Sender locked and must not call back.
 	Notice func(string)
+	// Observer, if not nil, is told what becomes of the envelopes.
+	Observer Observer
 }
+
+// Observer is told what becomes of the envelopes of one Sender, which are
+// numbered from 0 in the order of Send. It is called with the Sender locked
+// and must not call back.
+type Observer interface {
+	// Confirmed says that all below n are accepted.
+	Confirmed(n uint64)
+	// Broken says that the stream broke and all from first on to below end are
+	// going to be sent again: some of them may have been accepted.
+	Broken(first, end uint64)
+	// Mended says that they were.
+	Mended()
+}
+
+type nobody struct{}
+
+func (nobody) Confirmed(uint64)      {}
+func (nobody) Broken(uint64, uint64) {}
+func (nobody) Mended()               {}
 
 func (c Config) withDefaults() Config {
 	if c.Credentials == nil {
@@ -62,6 +83,9 @@ func (c Config) withDefaults() Config {
 	c.ConfirmTimeout = positive(c.ConfirmTimeout, 30*time.Second)
 	if c.Notice == nil {
 		c.Notice = func(string) {}
+	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
 	}
 	return c
 }
@@ -295,4 +319,5 @@ func (s *Sender) settle() {
 	}
 	clear(s.window)
 	s.window, s.size, s.link = s.window[:0], 0, nil
+	s.cfg.Observer.Confirmed(s.stats.Confirmed)
 }

@@ -316,3 +316,38 @@ func (n *notices) all() string {
 	defer n.mu.Unlock()
 	return strings.Join(n.told, "\n")
 }
+
+// witness writes down what it is told.
+type witness struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (w *witness) say(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, fmt.Sprintf(format, args...))
+}
+
+func (w *witness) Confirmed(n uint64)       { w.say("below %d confirmed", n) }
+func (w *witness) Broken(first, end uint64) { w.say("%d to %d again", first, end) }
+func (w *witness) Mended()                  { w.say("mended") }
+
+func TestObserverIsToldWhatBecomesOfEnvelopes(t *testing.T) {
+	srv := &server{batch: func(n int) error {
+		if n == 3 {
+			return status.Error(codes.Unavailable, "restarting")
+		}
+		return nil
+	}}
+	addr, _ := srv.listen(t, "127.0.0.1:0")
+	w := &witness{}
+	s := dial(t, emit.Config{Addr: addr, BatchEnvelopes: 10, BatchDelay: time.Hour, Observer: w})
+	sendLines(t, s, 0, 30)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"0 to 30 again", "mended", "below 30 confirmed"}; !slices.Equal(w.said, want) {
+		t.Errorf("said %q, want %q", w.said, want)
+	}
+}
