@@ -90,8 +90,9 @@ type watch struct {
 	mu       sync.Mutex
 	changed  *sync.Cond
 	fault    error
-	total    uint64 // different envelopes
-	again    uint64 // delivered once more
+	total    uint64   // different envelopes
+	again    uint64   // delivered once more
+	ids      load.Set // of total
 	connects int
 }
 
@@ -160,4 +161,13 @@ func closeCode(err error) stream.CloseCode {
 		return closed.Code
 	}
 	return stream.CloseAbnormal
+}
+
+// prefix is how many envelopes of a sender and a source were seen before the
+// first that was not. mu is held.
+func (w *watch) prefix(sender, source int) (n uint64) {
+	for w.ids.Has(load.ID{Sender: sender, Source: source, N: n}) {
+		n++
+	}
+	return n
 }

@@ -17,9 +17,10 @@ import (
 // come back to.
 type oldReader struct {
 	*watch
-	ids   load.Set
-	told  uint64 // missed, as it was told
-	codes map[stream.CloseCode]int
+	told    uint64   // missed, as it was told
+	notes   []string // lines of the Traffic Controller's own
+	mayNote int      // so many of them are no fault
+	codes   map[stream.CloseCode]int
 }
 
 // startOld reads a path until the test ends.
@@ -75,6 +76,7 @@ func (o *oldReader) connect(ctx context.Context, url string) {
 // CounterEvent.
 const (
 	oldLog, oldLogMessage      = 8, 1
+	oldLogType                 = 5
 	oldCounter, oldCounterName = 10, 1
 	oldCounterDelta            = 2
 )
@@ -92,7 +94,14 @@ func (o *oldReader) take(envelope []byte) {
 		o.told += delta
 		return
 	}
-	text := field(field(envelope, oldLog), oldLogMessage)
+	log := field(envelope, oldLog)
+	text := field(log, oldLogMessage)
+	if string(field(log, oldLogType)) == "LGR" {
+		if o.notes = append(o.notes, string(text)); len(o.notes) > o.mayNote {
+			o.failf("was told: %s", text)
+		}
+		return
+	}
 	const digits = 20
 	packed, err := strconv.ParseUint(string(text[max(0, len(text)-digits):]), 10, 64)
 	if err != nil {
