@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
+	"github.com/a1ea6966/loggregator/api/stream"
 )
 
 // Config says what to read and from where. It is copied; what its pointers,
@@ -179,13 +180,15 @@ func parseAddr(addr string) (*url.URL, error) {
 	return u, nil
 }
 
-// target returns the URL to dial with a cursor.
-func (c *Config) target(addr *url.URL, cursor string) string {
+// target returns the URL to dial with a cursor, as a session, which tails have
+// no use for.
+func (c *Config) target(addr *url.URL, cursor string, session stream.Session) string {
 	q := url.Values{"type": c.Types, "name": c.Names}
 	var u *url.URL
 	if c.Source == "" {
 		u = addr.JoinPath("firehose", url.PathEscape(c.Subscription))
 		q["source_id"] = c.SourceIDs
+		q.Set("session", session.String())
 		q.Set("ack", "client")
 		if c.AutoAck {
 			q.Set("ack", "auto")

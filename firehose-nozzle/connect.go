@@ -157,7 +157,7 @@ func backOff(n int) time.Duration {
 // connect dials and reads until the connection ends. spread is over what time
 // the server wants its clients to come back then.
 func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread time.Duration, err error) {
-	conn, err := s.dial(ctx)
+	conn, err := s.dial(ctx, stream.Session{ID: s.session, Turn: uint64(number)})
 	if err != nil {
 		return false, 0, err
 	}
@@ -190,7 +190,7 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread 
 	return l.greeted, l.spread, err
 }
 
-func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
+func (s *Stream) dial(ctx context.Context, session stream.Session) (*stream.Conn, error) {
 	header := http.Header{}
 	if s.cfg.Header != nil {
 		h, err := s.cfg.Header(ctx)
@@ -209,7 +209,7 @@ func (s *Stream) dial(ctx context.Context) (*stream.Conn, error) {
 	}
 	cursor := from.Cursor()
 	s.mu.Unlock()
-	return stream.Dial(ctx, s.cfg.target(s.addr, encodeCursor(cursor)), stream.DialOptions{
+	return stream.Dial(ctx, s.cfg.target(s.addr, encodeCursor(cursor), session), stream.DialOptions{
 		TLS: s.cfg.TLS, Header: header, Subprotocol: stream.Subprotocol, ReadLimit: s.cfg.MaxMessageBytes,
 	})
 }

@@ -18,18 +18,19 @@ import (
 // batches, may be called concurrently with it and with each other.
 type Stream struct {
 	// static
-	cfg    Config
-	addr   *url.URL
-	passes bool // nobody waits for an ack: a tail, or AutoAck
-	cancel context.CancelFunc
-	acks   chan struct{} // says that there is something to flush; never closed
-	some   chan struct{} // says that there is something to take; never closed
-	room   chan struct{} // says that there is room to read on; never closed
-	quit   chan struct{} // closed by Close, first
-	bye    chan struct{} // closed by Close when it has said goodbye
-	ended  chan struct{} // closed by run when the stream is over
-	done   chan struct{} // closed when both goroutines have returned
-	err    error         // why it is over; set before ended is closed
+	cfg     Config
+	addr    *url.URL
+	session string // id of it
+	passes  bool   // nobody waits for an ack: a tail, or AutoAck
+	cancel  context.CancelFunc
+	acks    chan struct{} // says that there is something to flush; never closed
+	some    chan struct{} // says that there is something to take; never closed
+	room    chan struct{} // says that there is room to read on; never closed
+	quit    chan struct{} // closed by Close, first
+	bye     chan struct{} // closed by Close when it has said goodbye
+	ended   chan struct{} // closed by run when the stream is over
+	done    chan struct{} // closed when both goroutines have returned
+	err     error         // why it is over; set before ended is closed
 
 	// owned by Recv
 	last *Batch // what passes is consumed when Recv is called again
@@ -110,7 +111,7 @@ func open(ctx context.Context, cfg Config, tail bool) (*Stream, error) {
 		return nil, err
 	}
 	s := &Stream{
-		cfg: cfg, addr: addr, passes: tail || cfg.AutoAck,
+		cfg: cfg, addr: addr, session: stream.NewSession().ID, passes: tail || cfg.AutoAck,
 		acks: make(chan struct{}, 1), some: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		quit: make(chan struct{}), bye: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{}),
 		status: Status{Since: time.Now()},

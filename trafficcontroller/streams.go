@@ -24,7 +24,7 @@ func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery,
 	}
 	pings.Add(conn)
 	err := t.relay.Open(conn, relay.Options{
-		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Acking: q.Acking, Framing: framing,
+		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Session: q.Session, Acking: q.Acking, Framing: framing,
 		Remote: q.Remote, UserAgent: q.UserAgent,
 		Closed: func(row relay.Row, err error) {
 			pings.Remove(conn)

@@ -185,7 +185,7 @@ func (t *TrafficController) buildTails() (err error) {
 const lostAfter = 30 * time.Second
 
 func (t *TrafficController) buildSet() error {
-	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.peerLog}
+	t.links = &upstream.Links{Dialer: t.dialer, Tails: t.hub, Name: t.cfg.Name, Log: t.peerLog, Session: stream.NewSession()}
 	t.set = &upstream.Set{
 		Interval: t.cfg.ResolveInterval, Resolver: net.DefaultResolver, Log: t.log, PeerLog: t.peerLog,
 		Peer: t.links.Follow,

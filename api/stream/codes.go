@@ -25,6 +25,7 @@ import (
 //	4002  CloseOverLimit   over a limit of the server                   yes, later
 //	4003  CloseBadMessage  not a Control, or one out of place           no
 //	4004  CloseDraining    the server is being drained                  yes, elsewhere
+//	4005  CloseSuperseded  the same reader came back over another one   no
 //
 // Any other code is one to come back from, with back-off.
 type CloseCode uint16
@@ -45,6 +46,7 @@ const (
 	CloseOverLimit   CloseCode = 4002
 	CloseBadMessage  CloseCode = 4003
 	CloseDraining    CloseCode = 4004
+	CloseSuperseded  CloseCode = 4005
 )
 
 var closeNames = map[CloseCode]string{
@@ -62,6 +64,7 @@ var closeNames = map[CloseCode]string{
 	CloseOverLimit:   "over limit",
 	CloseBadMessage:  "bad client message",
 	CloseDraining:    "draining",
+	CloseSuperseded:  "superseded",
 }
 
 // String is the number and, of a known code, its meaning in plain words.
@@ -76,7 +79,7 @@ func (c CloseCode) String() string {
 // When it says no, coming back would only meet the same answer.
 func (c CloseCode) Reconnect() bool {
 	switch c {
-	case CloseProtocol, CloseUnsupported, CloseBadPayload, CloseTooBig, CloseBadMessage:
+	case CloseProtocol, CloseUnsupported, CloseBadPayload, CloseTooBig, CloseBadMessage, CloseSuperseded:
 		return false
 	}
 	return true

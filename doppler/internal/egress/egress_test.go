@@ -480,6 +480,8 @@ func TestBadRequests(t *testing.T) {
 		{"/v2/history?source_id=a" + strings.Repeat("&source_id=b", 10_000), 400, "10000 parameters"},
 		{"/v2/tails?user=%zz", 400, "invalid URL escape"},
 		{"/v2/firehose?ack=never", 400, "ack"},
+		{"/v2/firehose?session=me", 400, "session"},
+		{"/v2/tails?session=m%20e:1", 400, "session"},
 		{"/v2/firehose?cursor=nonsense", 400, "cursor"},
 		{"/v2/firehose?shard_id=" + strings.Repeat("x", 2000), 400, "1024"},
 		{"/v2/firehose?type=log&selector=type%3Dlog", 400, "type and selector do not go together"},

@@ -42,6 +42,9 @@ type seat struct {
 	state  *reader.Member
 	wake   waker
 	stop   func()          // breaks the connection because the Doppler stops
+	lose   func()          // breaks it because its reader has another one
+	place  string          // in Server.seats; empty for none
+	turn   uint64          // of its session
 	tick   func(time.Time) // called every second, with group.mu held, unless nil
 	slow   bool            // as of the last look; guarded by group.mu
 }
@@ -72,12 +75,20 @@ func (s *Server) serveFirehose(w http.ResponseWriter, r *http.Request) {
 	m := &member{seat: seat{server: s, wake: newWaker()}, conn: conn, done: make(chan struct{})}
 	m.view = newView(r, q.user, q.remote, strconv.FormatUint(id, 10))
 	m.stop = func() { _ = conn.Close(stream.CloseGoingAway, "this Doppler is stopping") }
-	s.join(&m.seat, q)
+	m.lose = func() { _ = conn.Close(stream.CloseSuperseded, superseded) }
+	if !s.join(&m.seat, q) {
+		m.lose()
+		s.refuse()
+		return
+	}
 	s.start(conn, m.read, m.write)
 }
 
-// join finds or makes the group and adds m to it.
-func (s *Server) join(m *seat, q firehoseQuery) {
+const superseded = "this reader has come back over another connection"
+
+// join finds or makes the group and adds m to it. Of one session the latest
+// turn stays: should m be an earlier one, it does not join.
+func (s *Server) join(m *seat, q firehoseQuery) bool {
 	filter := q.filter.Canonical()
 	key := strconv.Quote(q.shardID) + " " + filter.Key()
 	name := q.name
@@ -90,6 +101,14 @@ func (s *Server) join(m *seat, q firehoseQuery) {
 	if name != "" {
 		r = s.rosterOf(key)
 		key += " for " + strconv.Quote(name)
+	}
+	var before *seat
+	if m.turn = q.session.Turn; q.session.ID != "" {
+		m.place = key + " " + q.session.ID
+		if before = s.seats[m.place]; before != nil && m.turn < before.turn {
+			return false
+		}
+		s.seats[m.place] = m
 	}
 	g := s.groups[key]
 	if g == nil {
@@ -106,6 +125,24 @@ func (s *Server) join(m *seat, q firehoseQuery) {
 		s.reassign(r)
 	}
 	s.readers.Add(1)
+	if before != nil {
+		before.leaveFor()
+	}
+	return true
+}
+
+// leaveFor gives a seat up for a later one of its session. The server's mu is
+// held.
+func (m *seat) leaveFor() {
+	g := m.group
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.sessions[m.state] == nil {
+		return // it is leaving
+	}
+	g.remove(m, stream.CloseError{Code: stream.CloseSuperseded, Reason: superseded})
+	m.server.conns--
+	m.server.sessions.Go(m.lose)
 }
 
 // open begins a group. mu is held.
@@ -124,25 +161,39 @@ func (s *Server) open(g *group, start reader.Start) {
 
 func (s *Server) windowOffsets() uint64 { return max(s.log.CapacityOffsets()/4, 1024) }
 
-// leave takes m out of its group. The row of it that is kept says why.
+// leave takes m out of its group, with why in the row of it that is kept.
 func (m *seat) leave(why stream.CloseError) {
-	g, now, mean := m.group, time.Now(), m.server.meanBytes()
+	s, g := m.server, m.group
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	g.mu.Lock()
-	m.server.closed.Add(now, g.row(m, g.base(now, m.server, mean)).closed(now, why))
+	there := g.sessions[m.state] != nil
+	if there {
+		g.remove(m, why)
+	}
+	g.mu.Unlock()
+	if !there {
+		return // another connection has its seat
+	}
+	if g.roster != nil {
+		s.reassign(g.roster)
+	}
+	if s.seats[m.place] == m {
+		delete(s.seats, m.place)
+	}
+	s.conns--
+}
+
+// remove takes a seat out. mu is held.
+func (g *group) remove(m *seat, why stream.CloseError) {
+	now, s := time.Now(), m.server
+	s.closed.Add(now, g.row(m, g.base(now, s, s.meanBytes())).closed(now, why))
 	wake := g.state.Leave(m.state)
 	delete(g.sessions, m.state)
 	if len(g.sessions) == 0 {
 		g.left = time.Now()
 	}
 	g.signal(wake)
-	r := g.roster
-	g.mu.Unlock()
-	if r != nil {
-		m.server.mu.Lock()
-		m.server.reassign(r)
-		m.server.mu.Unlock()
-	}
-	m.server.dismiss()
 }
 
 // signal wakes members. mu is held.

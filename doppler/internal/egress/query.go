@@ -26,6 +26,7 @@ type firehoseQuery struct {
 	cursor       *streampb.Cursor
 	origin       bool
 	acking       bool
+	session      stream.Session
 	user, remote string
 }
 
@@ -44,6 +45,9 @@ func parseFirehose(v url.Values) (q firehoseQuery, err error) {
 		if q.cursor, err = stream.DecodeCursor(c); err != nil {
 			return q, fmt.Errorf("cursor: %w", err)
 		}
+	}
+	if q.session, err = stream.ParseSession(v.Get("session")); err != nil {
+		return q, err
 	}
 	switch start := v.Get("start"); start {
 	case "", "head":

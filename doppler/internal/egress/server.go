@@ -89,6 +89,7 @@ type Server struct {
 	mu        sync.Mutex
 	groups    map[string]*group
 	rosters   map[string]*roster
+	seats     map[string]*seat // of sessions
 	links     map[*linkSession]struct{}
 	conns     int
 	nextConn  uint64
@@ -107,7 +108,7 @@ func New(log *ring.Ring, recent Recent, cfg Config, logger *slog.Logger, counter
 		cfg: cfg, log: log, recent: recent, logger: logger, began: time.Now(), accepted: counters,
 		pings:  stream.NewKeepAlive(),
 		reads:  make(chan struct{}, maxHistoryReads),
-		groups: map[string]*group{}, rosters: map[string]*roster{}, links: map[*linkSession]struct{}{},
+		groups: map[string]*group{}, rosters: map[string]*roster{}, seats: map[string]*seat{}, links: map[*linkSession]struct{}{},
 	}
 }
 

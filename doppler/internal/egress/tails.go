@@ -22,6 +22,8 @@ type linkSession struct {
 	wake   waker
 	done   chan struct{} // closed by the reading side when the connection is over
 
+	session stream.Session
+
 	idle atomic.Bool // waits for the ring to grow
 
 	// guarded by mu
@@ -32,6 +34,11 @@ type linkSession struct {
 
 // serveTails upgrades the request to a tail link.
 func (s *Server) serveTails(w http.ResponseWriter, r *http.Request) {
+	session, err := stream.ParseSession(r.URL.Query().Get("session"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	id, ok := s.admit(w)
 	if !ok {
 		return
@@ -41,12 +48,23 @@ func (s *Server) serveTails(w http.ResponseWriter, r *http.Request) {
 		s.refuse()
 		return
 	}
-	l := &linkSession{server: s, conn: conn, wake: newWaker(), done: make(chan struct{})}
+	l := &linkSession{server: s, conn: conn, wake: newWaker(), done: make(chan struct{}), session: session}
 	l.view = newView(r, r.URL.Query().Get("user"), r.URL.Query().Get("remote"), strconv.FormatUint(id, 10))
-	s.mu.Lock()
-	s.links[l] = struct{}{}
-	s.mu.Unlock()
+	s.addLink(l)
 	s.start(conn, l.read, l.write)
+}
+
+// addLink takes the link up, and ends earlier ones of its session. Its client
+// dials one after the other: it is the latest.
+func (s *Server) addLink(l *linkSession) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for o := range s.links {
+		if l.session.ID != "" && o.session.ID == l.session.ID {
+			s.sessions.Go(func() { _ = o.conn.Close(stream.CloseSuperseded, superseded) })
+		}
+	}
+	s.links[l] = struct{}{}
 }
 
 func (l *linkSession) read() {

@@ -30,8 +30,9 @@ type FirehoseQuery struct {
 	Subscription string
 	Selectors    url.Values // class, type, source_id, name; checked
 	Cursor       string     // checked
-	Acking       bool       // the client itself acks
-	Old          bool       // framing
+	Session      stream.Session
+	Acking       bool // the client itself acks
+	Old          bool // framing
 }
 
 // TailQuery is a request for the tail of one source.
@@ -95,7 +96,7 @@ func selectors(v url.Values) (envelope.ClassMask, error) {
 
 // The parameters of the batch framing.
 var (
-	firehoseParameters = []string{"type", "source_id", "name", "cursor", "ack"}
+	firehoseParameters = []string{"type", "source_id", "name", "cursor", "ack", "session"}
 	tailParameters     = []string{"type", "name", "recent", "since", "cursor"}
 )
 
@@ -116,6 +117,9 @@ func parseFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	q.Selectors = url.Values{"type": v["type"], "source_id": v["source_id"], "name": v["name"]}
 	q.Cursor = v.Get("cursor")
 	if _, err := stream.DecodeCursor(q.Cursor); q.Cursor != "" && err != nil {
+		return q, err
+	}
+	if q.Session, err = stream.ParseSession(v.Get("session")); err != nil {
 		return q, err
 	}
 	switch ack := v.Get("ack"); ack {

@@ -30,6 +30,7 @@ type member struct {
 	// owned by run
 	late     bool // the client was there before the Doppler could be reached
 	greeted  bool
+	attempt  uint64 // to dial
 	window   int
 	follower stream.Follower
 	batch    streampb.Batch                                                // scratch
@@ -71,6 +72,11 @@ func (m *member) run() {
 		if m.ctx.Err() != nil {
 			return
 		}
+		var closed *stream.CloseError
+		if errors.As(err, &closed) && closed.Code == stream.CloseSuperseded {
+			m.client.closeWith(closed.Code, closed.Reason)
+			return
+		}
 		var answer *stream.HandshakeError
 		if errors.As(err, &answer) && answer.Status == http.StatusBadRequest {
 			// What the client asks for no Doppler of this version will serve.
@@ -105,6 +111,8 @@ func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 			q[key] = v
 		}
 	}
+	q.Set("session", o.Session.Attempt(m.attempt).String())
+	m.attempt++
 	if o.Acking {
 		q.Set("ack", "client")
 	}

@@ -97,8 +97,9 @@ type Options struct {
 	Subscription string
 	Query        url.Values // class, type, source_id, name, or selector; deterministic_name
 	Cursor       string
-	Acking       bool     // the client itself acks
-	Framing      *Framing // nil: batches
+	Session      stream.Session // of the client; if it has none, it gets one
+	Acking       bool           // the client itself acks
+	Framing      *Framing       // nil: batches
 	Remote       string
 	UserAgent    string
 	// Closed is called once, when the client is gone.
@@ -126,6 +127,9 @@ func (r *Relay) Open(conn Conn, o Options) error {
 		if cursor, err = stream.DecodeCursor(o.Cursor); err != nil {
 			return err
 		}
+	}
+	if o.Session.ID == "" {
+		o.Session = stream.NewSession()
 	}
 	c := &Client{
 		place: stream.NewPlace(cursor, false),

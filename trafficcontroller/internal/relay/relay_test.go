@@ -330,6 +330,34 @@ func TestStuckClientIsCutWithReason(t *testing.T) {
 	}
 }
 
+// A client that came back elsewhere is told so here, should it listen yet.
+func TestSupersededClient(t *testing.T) {
+	s := newStage(t, nil)
+	s.opts.Session = stream.Session{ID: "me", Turn: 3}
+	d := newFakeDoppler(t, "d0")
+	s.Added(d.addr)
+	c := s.dial()
+	next(t, c)
+	m := d.member(t)
+	first, err := stream.ParseSession(m.query.Get("session"))
+	if err != nil || first.ID != "me" {
+		t.Fatalf("dialed as %v: %v", first, err)
+	}
+	next(t, c)
+	m.conn.CloseNow()
+	m = d.member(t)
+	if again, err := stream.ParseSession(m.query.Get("session")); err != nil || again.ID != "me" || again.Turn <= first.Turn {
+		t.Fatalf("dialed as %v after %v: %v", again, first, err)
+	}
+	next(t, c)
+	_ = m.conn.Close(stream.CloseSuperseded, "elsewhere")
+	_, err = c.Read(t.Context())
+	var ce *stream.CloseError
+	if !errors.As(err, &ce) || ce.Code != stream.CloseSuperseded {
+		t.Errorf("closed with %v", err)
+	}
+}
+
 func TestBadClientMessage(t *testing.T) {
 	s := newStage(t, nil)
 	c := s.dial()

@@ -32,6 +32,8 @@ type Links struct {
 	Tails  Tails
 	Name   string // of this Traffic Controller
 	Log    *daemon.QuietEach
+	// Session is of this process.
+	Session stream.Session
 
 	up      atomic.Int64
 	linked  sync.Map     // addresses whose link is connected
@@ -66,7 +68,7 @@ func (l *Links) Follow(ctx context.Context, addr string) {
 	f := &link.follower
 	*f = stream.Follower{
 		Dial: func(ctx context.Context) (*stream.Conn, error) {
-			return l.Dialer.Stream(ctx, addr, stream.PathTails, url.Values{"user": {l.Name}})
+			return l.Dialer.Stream(ctx, addr, stream.PathTails, url.Values{"user": {l.Name}, "session": {l.Session.String()}})
 		},
 		Opened: link.opened, Message: link.message, Closed: link.closed,
 		IdleTimeout: IdleTimeout, Logger: log,
