@@ -31,11 +31,11 @@ func startClient(ctx context.Context, t *testing.T, name string, open func(conte
 	t.Helper()
 	c := &client{watch: newWatch(name), take: take, next: make(map[int]uint64)}
 	conf.Notify = func(n nozzle.Notice) {
-		if n.Kind == nozzle.Connected {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.connects++
-			c.changed.Broadcast()
+		switch n.Kind {
+		case nozzle.Connected:
+			c.connected()
+		case nozzle.Disconnected:
+			c.lost(n.Err)
 		}
 	}
 	var err error

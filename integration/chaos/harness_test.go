@@ -94,10 +94,14 @@ type watch struct {
 	again    uint64   // delivered once more
 	ids      load.Set // of total
 	connects int
+	up       bool
+	lostAt   time.Time
+	away     time.Duration            // the longest
+	closes   map[stream.CloseCode]int // of connections that came about
 }
 
 func newWatch(name string) *watch {
-	w := &watch{name: name}
+	w := &watch{name: name, closes: make(map[stream.CloseCode]int)}
 	w.changed = sync.NewCond(&w.mu)
 	return w
 }
@@ -108,6 +112,30 @@ func (w *watch) failf(format string, args ...any) {
 		w.fault = fmt.Errorf(w.name+": "+format, args...)
 		w.changed.Broadcast()
 	}
+}
+
+// connected notes that a connection has come about.
+func (w *watch) connected() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.connects++
+	w.up = true
+	if w.connects > 1 {
+		w.away = max(w.away, time.Since(w.lostAt))
+	}
+	w.changed.Broadcast()
+}
+
+// lost notes that there is no connection, and why, if there was one before.
+func (w *watch) lost(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.up {
+		w.closes[closeCode(err)]++
+		w.lostAt = time.Now()
+	}
+	w.up = false
+	w.changed.Broadcast()
 }
 
 // wait blocks until done says so of what was seen; the error is the fault, or
@@ -170,4 +198,11 @@ func (w *watch) prefix(sender, source int) (n uint64) {
 		n++
 	}
 	return n
+}
+
+// seen is how many different envelopes were seen so far.
+func (w *watch) seen() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.total
 }

@@ -20,13 +20,12 @@ type oldReader struct {
 	told    uint64   // missed, as it was told
 	notes   []string // lines of the Traffic Controller's own
 	mayNote int      // so many of them are no fault
-	codes   map[stream.CloseCode]int
 }
 
 // startOld reads a path until the test ends.
 func startOld(ctx context.Context, t *testing.T, name, url string) *oldReader {
 	t.Helper()
-	o := &oldReader{watch: newWatch(name), codes: make(map[stream.CloseCode]int)}
+	o := &oldReader{watch: newWatch(name)}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
@@ -54,10 +53,7 @@ func (o *oldReader) connect(ctx context.Context, url string) {
 	}
 	stop := context.AfterFunc(ctx, conn.CloseNow)
 	defer stop()
-	o.mu.Lock()
-	o.connects++
-	o.changed.Broadcast()
-	o.mu.Unlock()
+	o.connected()
 	for err == nil {
 		var b *stream.Buffer
 		if b, err = conn.Read(context.Background()); err == nil {
@@ -66,10 +62,7 @@ func (o *oldReader) connect(ctx context.Context, url string) {
 		}
 	}
 	conn.CloseNow()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.codes[closeCode(err)]++
-	o.changed.Broadcast()
+	o.lost(err)
 }
 
 // Fields of the old protocol: those of events.Envelope, LogMessage and
@@ -166,7 +159,7 @@ func (o *oldReader) settled(ctx context.Context, t *testing.T, send func() (sent
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	broken := uint64(o.connects - 1)
-	t.Logf("%s: %d of %d, %d of them again, told %d missed, %d connections broken: %v", o.name, o.total, sent, o.again, o.told, broken, o.codes)
+	t.Logf("%s: %d of %d, %d of them again, told %d missed, %d connections broken: %v", o.name, o.total, sent, o.again, o.told, broken, o.closes)
 	if missing := sent - o.total; missing > broken*inSockets {
 		t.Errorf("%s: %d are missing, which is more than the sockets of %d connections hold", o.name, missing, broken)
 	}
