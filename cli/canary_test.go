@@ -47,6 +47,18 @@ func TestCanariesDoNotDisturbEachOther(t *testing.T) {
 	up.finish(t)
 }
 
+// TestCanaryOverItsLimit has a Doppler that leaves out what is too much, and
+// says so in the words of a log.
+func TestCanaryOverItsLimit(t *testing.T) {
+	up := startPipeline(t, "--source-limit", "50")
+	code, out, said := lgr(t.Context(), nil, "canary", "--addr", up.controller, "--doppler", up.ingress, "--rate", "200",
+		"--for", "3s", "--admin-addr", "none", "--lost-after", "3s")
+	if code != 0 || !strings.Contains(out, " lost and told") || strings.Contains(out, "other canaries") {
+		t.Errorf("exit %d, stderr %s, stdout %s", code, said, out)
+	}
+	up.finish(t)
+}
+
 // liar is an agent between producers and a Doppler. It confirms everything,
 // and does wrong to some of it.
 type liar struct {

@@ -159,7 +159,7 @@ func (p *prober) send(ctx context.Context) error {
 	sending, abort := context.WithCancel(context.WithoutCancel(ctx))
 	defer abort()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, abort) })()
-	if err := p.each(func(l *canary.Lane) error { return l.Join(ctx, p.command.LostAfter) }); err != nil || ctx.Err() != nil {
+	if err := p.each(func(l *canary.Lane) error { return l.Join(ctx, sending, p.command.LostAfter) }); err != nil || ctx.Err() != nil {
 		return err
 	}
 	if p.command.For > 0 {

@@ -53,6 +53,37 @@ func TestOperatorsGuideNamesEveryFlag(t *testing.T) {
 	}
 }
 
+// TestOperatorsGuideNamesEveryFlagOfTheCanary does the same for lgr canary.
+func TestOperatorsGuideNamesEveryFlagOfTheCanary(t *testing.T) {
+	ctx := deadline(t)
+	text, err := os.ReadFile("../docs/operators.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Canary\n")
+	_, section, _ = strings.Cut(section, "\n### Flags\n")
+	section, _, _ = strings.Cut(section, "\n### ")
+	var help bytes.Buffer
+	finish(ctx, t, launch(t, process.Lgr, process.Command{Args: []string{"canary", "--help"}, Stdout: &help}))
+	flag := regexp.MustCompile(`--[a-z][a-z-]+`)
+	declaration := regexp.MustCompile(`(?m)^ +(?:-[a-z], )?(--[a-z][a-z-]+)`)
+	known := map[string]bool{"--help": true}
+	for _, m := range declaration.FindAllStringSubmatch(help.String(), -1) {
+		if !strings.Contains(section, "`"+m[1]+"`") && !known[m[1]] {
+			t.Errorf("the guide does not describe %s", m[1])
+		}
+		known[m[1]] = true
+	}
+	for _, f := range flag.FindAllString(section, -1) {
+		if !known[f] {
+			t.Errorf("the guide describes %s, which does not exist", f)
+		}
+	}
+	if len(known) < 15 {
+		t.Errorf("%d flags found in:\n%s", len(known), help.String())
+	}
+}
+
 // checkDefault checks that a row of the guide has the default of the help,
 // where that is the same on every machine and not said elsewhere.
 func checkDefault(t *testing.T, name, flag, help, section string) {
@@ -93,12 +124,16 @@ func TestOperatorsGuideNamesEveryMetric(t *testing.T) {
 	for _, addr := range []string{p.Dopplers[0].Addrs[pipeline.Stream], p.Controllers[0].Addrs[pipeline.Public]} {
 		get(ctx, t, "http://"+addr+"/no/such/path", http.StatusNotFound) // one to count
 	}
-	own := regexp.MustCompile(`\b(doppler|trafficcontroller|firehose_nozzle)_[a-z_]+\b`)
+	metrics := []string{startCanary(ctx, t, p).url}
+	own := regexp.MustCompile(`\b(doppler|trafficcontroller|firehose_nozzle|lgr_canary)_[a-z_]+\b`)
 	exported := make(map[string]bool)
 	for _, addr := range []string{
 		p.Dopplers[0].Addrs[pipeline.Admin], p.Controllers[0].Addrs[pipeline.Admin], listening[pipeline.Admin],
 	} {
-		for line := range strings.Lines(get(ctx, t, "http://"+addr+"/metrics", http.StatusOK)) {
+		metrics = append(metrics, "http://"+addr+"/metrics")
+	}
+	for _, url := range metrics {
+		for line := range strings.Lines(get(ctx, t, url, http.StatusOK)) {
 			if name := own.FindString(line); strings.HasPrefix(line, "# TYPE") && name != "" {
 				exported[name] = true
 			}

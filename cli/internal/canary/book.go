@@ -138,6 +138,10 @@ func (b *Book) Receive(p Path, batch *nozzle.Batch) {
 		var e loggregatorv2.Envelope
 		s, nature := Stamp{}, Corrupt
 		if proto.Unmarshal(encoded, &e) == nil {
+			if n, told := leftOut(&e); told {
+				b.paths[p].gap(&streampb.Gap{Count: n, Reason: streampb.Gap_RATE_LIMITED}, batch.Position)
+				continue
+			}
 			s, nature = b.mint.Check(&e)
 		}
 		b.take(p, s, nature, id, batch.Redelivered, at)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
+	"github.com/a1ea6966/loggregator/internal/wsframe"
 )
 
 // What envelopes of all canaries have.
@@ -64,14 +65,17 @@ type Nature int
 // The natures.
 const (
 	Own     Nature = iota // of this run, as it was made
-	Foreign               // of another canary, or of an earlier run
-	Corrupt               // of this source, and not as any canary made it
+	Foreign               // of another canary, of an earlier run, or of no canary
+	Corrupt               // of a canary, and not as it made it
 )
 
-// Check says what an envelope is. What an agent adds, more tags, is no
-// corruption.
+// Check says what an envelope of our source is. What an agent adds, more tags,
+// is no corruption.
 func (m Mint) Check(e *loggregatorv2.Envelope) (Stamp, Nature) {
 	text := e.GetLog().GetPayload()
+	if e.GetTags()[tagRun] == "" && !bytes.HasPrefix(text, []byte(prefix)) {
+		return Stamp{}, Foreign
+	}
 	run, s, sumAt, ok := parse(text)
 	if !ok || len(text) < sumAt+16 {
 		return Stamp{}, Corrupt
@@ -84,6 +88,17 @@ func (m Mint) Check(e *loggregatorv2.Envelope) (Stamp, Nature) {
 		return s, Foreign
 	}
 	return s, Own
+}
+
+// leftOut returns how many envelopes a Doppler says it has left out, because the
+// source was over its limit: it says so in the source's own stream.
+func leftOut(e *loggregatorv2.Envelope) (n uint64, told bool) {
+	if e.GetTags()[tagType] != wsframe.SourceType || e.GetTags()[tagRun] != "" {
+		return 0, false
+	}
+	number, what, _ := strings.Cut(string(e.GetLog().GetPayload()), " message")
+	n, err := strconv.ParseUint(number, 10, 64)
+	return n, err == nil && strings.Contains(what, "over its limit")
 }
 
 // parse reads the text before the checksum, which is at sumAt.

@@ -29,6 +29,13 @@ func TestMintKnowsItsOwn(t *testing.T) {
 	}
 }
 
+func TestWhatOthersSayIsForeign(t *testing.T) {
+	e := &loggregatorv2.Envelope{SourceId: "s", Message: &loggregatorv2.Envelope_Log{Log: &loggregatorv2.Log{Payload: []byte("hello")}}}
+	if _, nature := (Mint{Run: "0a1b", Source: "s"}).Check(e); nature != Foreign {
+		t.Errorf("%v", nature)
+	}
+}
+
 // TestEveryChangeIsFound changes one field, or one byte, at a time.
 func TestEveryChangeIsFound(t *testing.T) {
 	m := Mint{Run: "0a1b", Source: "s", Size: 150}

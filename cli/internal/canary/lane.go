@@ -28,9 +28,10 @@ type Lane struct {
 
 // Join sends envelopes that do not count until they come back on every path:
 // from then on, everything of the lane has to. It fails when they do not
-// within the time given, or cannot be sent.
-func (l *Lane) Join(ctx context.Context, within time.Duration) error {
-	sender, err := emit.Dial(ctx, l.Emit)
+// within the time given, or cannot be sent; that ctx ended is no error. The end
+// of sending, which has to come later, aborts it.
+func (l *Lane) Join(ctx, sending context.Context, within time.Duration) error {
+	sender, err := emit.Dial(sending, l.Emit)
 	if err != nil {
 		return err
 	}
