@@ -17,6 +17,7 @@ import (
 // come back to.
 type oldReader struct {
 	*watch
+	rate    float64  // envelopes per second it takes at most; 0: no limit
 	told    uint64   // missed, as it was told
 	notes   []string // lines of the Traffic Controller's own
 	mayNote int      // so many of them are no fault
@@ -25,7 +26,13 @@ type oldReader struct {
 // startOld reads a path until the test ends.
 func startOld(ctx context.Context, t *testing.T, name, url string) *oldReader {
 	t.Helper()
-	o := &oldReader{watch: newWatch(name)}
+	return startOldAt(ctx, t, name, url, 0)
+}
+
+// startOldAt reads so many envelopes per second at most.
+func startOldAt(ctx context.Context, t *testing.T, name, url string, rate float64) *oldReader {
+	t.Helper()
+	o := &oldReader{watch: newWatch(name), rate: rate}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
@@ -54,15 +61,34 @@ func (o *oldReader) connect(ctx context.Context, url string) {
 	stop := context.AfterFunc(ctx, conn.CloseNow)
 	defer stop()
 	o.connected()
+	began := time.Now()
 	for err == nil {
 		var b *stream.Buffer
 		if b, err = conn.Read(context.Background()); err == nil {
 			o.take(b.Bytes())
 			b.Release()
+			o.pace(began)
 		}
 	}
 	conn.CloseNow()
 	o.lost(err)
+}
+
+// pace waits as long as the rate asks for.
+func (o *oldReader) pace(began time.Time) {
+	o.mu.Lock()
+	rate, total := o.rate, o.total
+	o.mu.Unlock()
+	if rate > 0 {
+		time.Sleep(time.Until(began.Add(time.Duration(float64(total) / rate * float64(time.Second)))))
+	}
+}
+
+// hurry lifts the limit of the rate.
+func (o *oldReader) hurry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rate = 0
 }
 
 // Fields of the old protocol: those of events.Envelope, LogMessage and

@@ -63,6 +63,7 @@ type Reader struct {
 	offsets map[string]*Set // received, by Doppler
 	ended   error           // why it reads no more
 	began   time.Time
+	rate    float64 // envelopes per second it takes at most; 0: no limit
 }
 
 // Place is how far a reader was served by one Doppler.
@@ -91,7 +92,7 @@ type Account struct {
 // OpenReader dials and waits for the server's hello. The caller runs the reader
 // with Run, and ends it with Close.
 func OpenReader(ctx context.Context, conf ReaderConfig) (*Reader, error) {
-	r := &Reader{conf: conf, places: make(map[string]Place), offsets: make(map[string]*Set), resumed: make(chan struct{})}
+	r := &Reader{conf: conf, rate: conf.Rate, places: make(map[string]Place), offsets: make(map[string]*Set), resumed: make(chan struct{})}
 	r.changed = sync.NewCond(&r.mu)
 	r.account.GapReasons = make(map[string]uint64)
 	r.account.Only = AnySource
@@ -278,12 +279,15 @@ func (r *Reader) ack(ctx context.Context, batch *streampb.Batch) error {
 
 // pace waits as long as the rate asks for.
 func (r *Reader) pace(ctx context.Context) error {
-	if r.conf.Rate == 0 {
+	r.mu.Lock()
+	rate, due := r.rate, r.began
+	if rate > 0 {
+		due = due.Add(time.Duration(float64(r.account.Received) / rate * float64(time.Second)))
+	}
+	r.mu.Unlock()
+	if rate == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	due := r.began.Add(time.Duration(float64(r.account.Received) / r.conf.Rate * float64(time.Second)))
-	r.mu.Unlock()
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	select {
@@ -292,6 +296,13 @@ func (r *Reader) pace(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Hurry lifts the limit of the rate; a wait that has begun goes on.
+func (r *Reader) Hurry() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate = 0
 }
 
 // Pause makes the reader stop reading, without a word to the server, until
