@@ -196,6 +196,9 @@ func (s *Server) historyGap(from, to, count uint64, p streampb.Gap_Precision) *s
 // tryForward is one attempt; it fails when the ring evicts what it reads.
 func (s *Server) tryForward(src *ring.Source, q historyQuery) (a historyAnswer, ok bool) {
 	oldest := s.log.Oldest()
+	if q.from < q.to && q.to < oldest {
+		return s.keptForward(src, q), true
+	}
 	if q.from < oldest {
 		a.entries = s.readRecent(src, q.mask, q.from, min(oldest, q.to), q.maxEntries(), 0)
 	}
@@ -228,6 +231,20 @@ func (s *Server) tryForward(src *ring.Source, q historyQuery) (a historyAnswer, 
 		}
 	}
 	return a, true
+}
+
+// keptForward answers a read that ends before what the ring holds, out of the
+// recent store. The ring's counts end where it begins, so nobody here can tell
+// how many there were; the reader may, by what it was told at q.to.
+func (s *Server) keptForward(src *ring.Source, q historyQuery) historyAnswer {
+	a := historyAnswer{next: q.to, matched: q.matched}
+	a.entries = s.readRecent(src, q.mask, q.from, q.to, q.maxEntries(), 0)
+	first := q.to
+	if len(a.entries) > 0 {
+		first = a.entries[0].offset
+	}
+	a.gap = s.historyGap(q.from, first, 0, streampb.Gap_UNKNOWN)
+	return a
 }
 
 func (q *historyQuery) maxEntries() int {

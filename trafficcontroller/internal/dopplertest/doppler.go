@@ -6,6 +6,7 @@ package dopplertest
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -34,6 +35,7 @@ type Doppler struct {
 	Epoch      uint64
 	Log        []Envelope
 	Oldest     uint64
+	Keep       int // of the newest of each source, also if older
 	MaxWatches int // 0: no limit
 	PageLimit  int // envelopes of an answer in the order of time; 0: no limit
 }
@@ -170,7 +172,7 @@ func (d *Doppler) History(source string, q url.Values) ([]byte, error) {
 }
 
 func (d *Doppler) forward(source string, mask envelope.ClassMask, from, matched, to uint64, limit int) ([]byte, error) {
-	var found []Envelope
+	found := d.kept(source, mask, from, to)
 	next := max(from, min(d.Oldest, to))
 	for ; next < to && len(found) < limit; next++ {
 		if e := d.Log[next]; e.Source == source && mask.Has(e.Class) {
@@ -180,16 +182,41 @@ func (d *Doppler) forward(source string, mask envelope.ClassMask, from, matched,
 	b := &streampb.Batch{Position: &streampb.Position{Next: next}}
 	upTo, got := d.Matching(source, mask, next), uint64(len(found))
 	b.Position.Matched = upTo - got
-	if upTo > got+matched {
-		first := next
-		if got > 0 {
-			first = found[0].Offset
-		}
-		b.Gaps = []*streampb.Gap{{
-			From: from, To: first, Count: upTo - got - matched, Reason: streampb.Gap_EVICTED, Doppler: d.Name, Epoch: d.Epoch,
-		}}
+	first := next
+	if got > 0 {
+		first = found[0].Offset
+	}
+	gap := &streampb.Gap{
+		From: from, To: first, Count: upTo - got - matched, Reason: streampb.Gap_EVICTED, Doppler: d.Name, Epoch: d.Epoch,
+	}
+	switch {
+	case next < d.Oldest:
+		// A ring counts up to what it holds, no less.
+		b.Position.Matched = matched
+		gap.Precision, gap.Count = streampb.Gap_UNKNOWN, 0
+		b.Gaps = []*streampb.Gap{gap}
+	case gap.Count > 0:
+		b.Gaps = []*streampb.Gap{gap}
 	}
 	return d.encode(b, found)
+}
+
+// kept are those of the newest Keep envelopes of a source that are no longer
+// held and lie between two offsets.
+func (d *Doppler) kept(source string, mask envelope.ClassMask, from, to uint64) (found []Envelope) {
+	newer := 0
+	for i := d.Head(); i > from && newer < d.Keep; i-- {
+		e := d.Log[i-1]
+		if e.Source != source || !mask.Has(e.Class) {
+			continue
+		}
+		newer++
+		if e.Offset < min(d.Oldest, to) {
+			found = append(found, e)
+		}
+	}
+	slices.Reverse(found)
+	return found
 }
 
 func (d *Doppler) newest(source string, mask envelope.ClassMask, to uint64, limit int, since int64) ([]byte, error) {

@@ -105,6 +105,7 @@ func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
 		doppler: l.name, epoch: l.epoch, first: end, end: end, matched: w.counts.of(g.filter.Mask) + n,
 		placed: own.Precision == streampb.Gap_EXACT, old: g.old, source: g.source.id,
 	}
+	again, from := g.worthReading(gap, n), place{gap.GetFrom(), w.counts.of(g.filter.Mask)}
 	after, vague := s, s
 	s.gaps = []*streampb.Gap{own}
 	vague.placed = false
@@ -114,6 +115,7 @@ func (h *Hub) missedBy(w *watch, gap *streampb.Gap, g *group) {
 		// What lies before the place where a tail has joined is its history;
 		// it only has to know how many there were.
 		switch at := t.joinedAt(l); {
+		case again && gap.GetFrom() >= at && t.reread(l, from, place{end, s.matched}):
 		case gap.GetTo() == 0 || gap.GetFrom() >= at:
 			told = h.offer(t, l, told, &s, g)
 		case gap.GetTo() > at:

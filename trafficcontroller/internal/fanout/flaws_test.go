@@ -8,10 +8,10 @@ import (
 // package would do.
 var flaws = []string{
 	"answer to a resumed watch is not compared",
-	"resume one offset late",
 	"resume one offset early",
 	"gap is not counted",
 	"gap of a link is dropped",
+	"gap of a link ends early",
 	"loss of a queue is not told",
 	"loss of a queue is told one short",
 	"history ends one late",
@@ -25,10 +25,6 @@ var flaws = []string{
 
 func (w *world) spoilWatch(msg *streampb.Watch) {
 	switch w.flaw {
-	case "resume one offset late":
-		if msg.Start.GetOffset() > 0 {
-			msg.Start.Offset++
-		}
 	case "resume one offset early":
 		if msg.Start.GetOffset() > 0 {
 			msg.Start.Offset--
@@ -50,6 +46,10 @@ func (w *world) spoilBatch(n *node, b *streampb.Batch) {
 		}
 	case "gap of a link is dropped":
 		b.Gaps = nil
+	case "gap of a link ends early":
+		for _, g := range b.Gaps {
+			g.To = (g.From + g.To) / 2
+		}
 	case "fin is dropped":
 		b.Fins = nil
 	case "envelopes go to another watch":

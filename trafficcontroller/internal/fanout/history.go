@@ -65,7 +65,8 @@ func (h *Hub) readForward(t *Tail, g *leg) {
 		"matched": {strconv.FormatUint(g.place.matched, 10)},
 		"limit":   {strconv.Itoa(pageEnvelopes)},
 	}
-	h.read(t, g, q, g.join.offset, pageEnvelopes)
+	g.until = g.join
+	h.read(t, g, q, g.until.offset, pageEnvelopes)
 }
 
 // readNewest reads the newest before the place where the tail has joined, or
@@ -183,13 +184,15 @@ func (t *Tail) parse(g *leg, body []byte) (page, error) {
 
 // pageFound takes what a read forward has found.
 func (t *Tail) pageFound(g *leg, p page) {
+	if p.unsure && p.pos.GetNext() >= g.until.offset {
+		p.countedBy(g.place, g.until)
+	}
 	end := place{p.pos.GetNext(), p.pos.GetMatched() + uint64(p.all)}
 	switch {
 	case end.offset <= g.place.offset:
 		t.failed(g)
 		return
 	case p.all == 0 && p.unsure && end.offset >= g.join.offset:
-		// The Doppler cannot tell, but the counts at join can.
 		t.arrive(g)
 		return
 	case p.gap > 0 || p.unsure:

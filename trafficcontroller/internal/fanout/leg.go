@@ -31,6 +31,7 @@ type leg struct {
 
 	// reading
 	serial  uint64 // of the read under way; 0: none
+	until   place  // where that one ends, if it reads forward: join, as it was
 	retryAt time.Time
 	fails   int
 	found   []entries // newest first, while older ones are being read
@@ -225,6 +226,7 @@ func (g *leg) correct(n uint64) {
 		return
 	}
 	g.join.matched += n
+	g.until.matched += n
 	g.fixed += n
 	if g.want == wantNewest {
 		g.place.matched += n

@@ -19,6 +19,7 @@ type world struct {
 	*rand.Rand
 	flaw  string
 	skips bool // links leave out sources over their share
+	keep  int  // newest envelopes of each source that Dopplers have, also if not held
 	loud  bool // keeps a trace
 	hub   *Hub
 	now   time.Time
@@ -54,7 +55,7 @@ const (
 )
 
 func newWorld(seed uint64, flaw string) *world {
-	w := &world{Rand: rand.New(rand.NewPCG(seed, 7)), flaw: flaw, skips: seed%2 == 1, now: time.Unix(1_700_000_000, 0)}
+	w := &world{Rand: rand.New(rand.NewPCG(seed, 7)), flaw: flaw, skips: seed%2 == 1, keep: int(seed%3) * 4, now: time.Unix(1_700_000_000, 0)}
 	hub, err := NewHub(Config{
 		Name: "tc", TailBytes: tailBytes, AllBytes: allBytes, GatherWithin: 3 * time.Second, LostAfter: 30 * time.Second,
 		Heartbeat: 5 * time.Second,
@@ -73,7 +74,7 @@ func newWorld(seed uint64, flaw string) *world {
 }
 
 func (w *world) addNode(name string, known bool) {
-	n := &node{addr: name + ":1", name: name, met: map[uint64]bool{}, fins: map[uint64]bool{}, lost: map[uint64]bool{}, d: &dopplertest.Doppler{Name: name, Epoch: 1 + w.Uint64N(3)}}
+	n := &node{addr: name + ":1", name: name, met: map[uint64]bool{}, fins: map[uint64]bool{}, lost: map[uint64]bool{}, d: &dopplertest.Doppler{Name: name, Epoch: 1 + w.Uint64N(3), Keep: w.keep}}
 	w.nodes = append(w.nodes, n)
 	if known {
 		w.connect(n)
@@ -251,7 +252,7 @@ func (w *world) restart(n *node, orderly bool) {
 	w.breakLink(n)
 	w.note("restart %s orderly %v at %d", n.name, orderly, n.d.Head())
 	n.past = append(n.past, n.d)
-	n.d = &dopplertest.Doppler{Name: n.name, Epoch: n.d.Epoch + 1 + w.Uint64N(3)}
+	n.d = &dopplertest.Doppler{Name: n.name, Epoch: n.d.Epoch + 1 + w.Uint64N(3), Keep: w.keep}
 }
 
 // fin lets a Doppler say everything, and farewell.
