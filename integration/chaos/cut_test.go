@@ -119,6 +119,7 @@ func TestBrokenConnections(t *testing.T) {
 	}
 	phase(proxies...)
 	old.complete(ctx, t, sent) // no socket of its own was broken
+	old.never(t, "delivered again", func() bool { return old.again > 0 })
 	phase(front)
 	// The newest may have been in a socket that broke: look behind what comes now.
 	old.settled(ctx, t, func() (uint64, []load.ID) {

@@ -200,6 +200,16 @@ func (w *watch) prefix(sender, source int) (n uint64) {
 	return n
 }
 
+// never fails the test if something is so of what was seen.
+func (w *watch) never(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if so() {
+		t.Errorf("%s: %s: has %d envelopes, %d of them again", w.name, what, w.total, w.again)
+	}
+}
+
 // seen is how many different envelopes were seen so far.
 func (w *watch) seen() uint64 {
 	w.mu.Lock()

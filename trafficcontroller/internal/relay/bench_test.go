@@ -32,7 +32,7 @@ func BenchmarkRelay(b *testing.B) {
 
 func benchmarkRelay(b *testing.B, old bool) {
 	const window = 256 << 10
-	frame, count, at := benchFrame(b)
+	frame, count, at, firstAt := benchFrame(b)
 	doppler := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := stream.Accept(w, r, stream.AcceptOptions{})
 		if err != nil {
@@ -70,6 +70,7 @@ func benchmarkRelay(b *testing.B, old bool) {
 			for id-paid.Load() < window/uint64(len(frame)) {
 				id++
 				binary.PutUvarint(frame[at:at+5], id)
+				binary.PutUvarint(frame[firstAt:firstAt+7], firstOffset+(id-firstLease)*uint64(count))
 				if err := conn.WriteFrames([][]byte{frame}, nil, time.Minute); err != nil {
 					return
 				}
@@ -130,17 +131,21 @@ func benchmarkRelay(b *testing.B, old bool) {
 	}
 }
 
-// firstLease takes five bytes as a varint, and so do those after it.
-const firstLease = 1 << 28
+// firstLease takes five bytes as a varint, firstOffset seven, and so do those
+// after them.
+const (
+	firstLease  = 1 << 28
+	firstOffset = 1 << 42
+)
 
 // benchFrame is a lease of reference envelopes as a Doppler writes it; at is
-// where its id stands.
-func benchFrame(b *testing.B) (frame []byte, count, at int) {
+// where its id stands, firstAt its first offset.
+func benchFrame(b *testing.B) (frame []byte, count, at, firstAt int) {
 	env := envelopetest.Reference()
 	count = (64 << 10) / envelope.RecordSize(len(env))
 	msg, err := stream.AppendBatchMeta(nil, &streampb.Batch{
 		Position: &streampb.Position{
-			Doppler: "d", Epoch: 1, First: 1 << 30, Count: uint32(count), Next: 1<<30 + uint64(count),
+			Doppler: "d", Epoch: 1, First: firstOffset, Count: uint32(count), Next: firstOffset + uint64(count),
 			Matched: 1 << 30, Low: 1 << 29, LowMatched: 1 << 29,
 		},
 		Lease: &streampb.Lease{Id: firstLease},
@@ -149,9 +154,10 @@ func benchFrame(b *testing.B) (frame []byte, count, at int) {
 		b.Fatal(err)
 	}
 	at = bytes.LastIndex(msg, binary.AppendUvarint(nil, firstLease))
+	firstAt = bytes.Index(msg, binary.AppendUvarint(nil, firstOffset))
 	for range count {
 		msg = envelope.AppendRecord(msg, env)
 	}
 	frame = stream.AppendFrameHeader(nil, len(msg))
-	return append(frame, msg...), count, at + len(frame)
+	return append(frame, msg...), count, at + len(frame), firstAt + len(frame)
 }

@@ -35,6 +35,7 @@ type member struct {
 	follower stream.Follower
 	batch    streampb.Batch                                                // scratch
 	encode   func(dst []byte, gaps []*streampb.Gap, records []byte) []byte // of the client's framing, if it has one
+	passed   passed                                                        // of such a client
 
 	// guarded by the client's writing
 	debt   debt
@@ -220,28 +221,31 @@ func (m *member) pass(c *stream.Conn, b *stream.Buffer) {
 	m.client.relay.received.Add(uint64(p.GetCount()))
 	it := item{
 		buf: b, from: m, conn: c, size: b.Len(), window: m.window, lease: m.batch.GetLease().GetId(),
-		count: p.GetCount(), gaps: len(m.batch.GetGaps()),
+		count: p.GetCount(),
 	}
-	for _, g := range m.batch.GetGaps() {
-		it.missed += g.GetCount()
-	}
+	gaps := m.batch.GetGaps()
 	if m.encode != nil {
-		it.buf = m.frames(b)
+		it.buf, it.count, gaps = m.frames(b)
 		b.Release()
+	}
+	it.gaps = len(gaps)
+	for _, g := range gaps {
+		it.missed += g.GetCount()
 	}
 	m.client.push(it)
 }
 
-// frames puts a batch into the client's framing.
-func (m *member) frames(b *stream.Buffer) *stream.Buffer {
+// frames puts what of a batch is new to the client into its framing.
+func (m *member) frames(b *stream.Buffer) (framed *stream.Buffer, count uint32, gaps []*streampb.Gap) {
 	_, records, err := stream.SplitBatch(b.Bytes())
 	if err != nil {
-		return stream.NewBuffer(0) // message has split it before
+		return stream.NewBuffer(0), 0, nil // message has split it before
 	}
+	records, count, gaps = m.passed.take(&m.batch, records)
 	// In the old protocol an envelope is about as long as in the new one.
 	return build(len(records)+len(records)/8+1024, func(dst []byte) []byte {
-		return m.encode(dst, m.batch.GetGaps(), records)
-	})
+		return m.encode(dst, gaps, records)
+	}), count, gaps
 }
 
 // build returns a Buffer of what is appended, which should fit into size bytes.

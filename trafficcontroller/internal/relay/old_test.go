@@ -146,3 +146,34 @@ func TestStuckOldClientIsCutAsItKnows(t *testing.T) {
 		t.Errorf("stats %+v", s.Stats())
 	}
 }
+
+// A client of the old framing cannot tell what it has already: it gets nothing
+// twice when a Doppler's connection is lost before the Sent came.
+func TestOldClientGetsNothingTwice(t *testing.T) {
+	s := newStage(t, nil)
+	s.opts = Options{Framing: OldFraming(patience)}
+	d := newFakeDoppler(t, "d0")
+	s.Added(d.addr)
+	c := s.dial()
+	gap := []*streampb.Gap{{To: 5, Count: 5, Reason: streampb.Gap_EVICTED, Doppler: "d0"}}
+	at := d.position(5, 2)
+	at.Low, at.LowMatched = 0, 0 // the gap is not settled
+	m := d.member(t)
+	m.sayEnvelopes(&streampb.Batch{Position: at, Lease: lease(1), Gaps: gap}, logLine("one"), logLine("two"))
+	for _, want := range []string{"DroppedMessages\x10\x05\x18\x05", "one", "two"} {
+		if got := message(t, c); !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	m.conn.CloseNow()
+	m = d.member(t)
+	again := &streampb.Lease{Id: 1, Redelivered: true}
+	m.sayEnvelopes(&streampb.Batch{Position: at, Lease: again, Gaps: gap}, logLine("one"), logLine("two"))
+	if got := m.heard().GetSent().GetLease(); got != 1 {
+		t.Errorf("sent %d", got)
+	}
+	m.sayEnvelopes(&streampb.Batch{Position: d.position(7, 1), Lease: lease(2)}, logLine("three"))
+	if got := message(t, c); !strings.Contains(got, "three") {
+		t.Errorf("got %q, want three", got)
+	}
+}
