@@ -15,10 +15,10 @@ type LinkConfig struct {
 	BatchEnvelopes int // 512
 	BatchBytes     int // 64 KiB
 	MaxWatches     int // 100,000
-	ShareBytes     int // watched bytes after which it is decided anew who is skipped; 1 MiB
+	ShareBytes     int // watched bytes after which it is decided anew who is skipped; 1 MiB, or a 32nd of a small ring
 }
 
-func (c LinkConfig) withDefaults() LinkConfig {
+func (c LinkConfig) withDefaults(ringBytes int64) LinkConfig {
 	if c.BatchEnvelopes <= 0 {
 		c.BatchEnvelopes = 512
 	}
@@ -29,7 +29,8 @@ func (c LinkConfig) withDefaults() LinkConfig {
 		c.MaxWatches = 100_000
 	}
 	if c.ShareBytes <= 0 {
-		c.ShareBytes = 1 << 20
+		// From a quarter of the ring behind on, there has to be time to decide.
+		c.ShareBytes = int(min(1<<20, ringBytes/32))
 	}
 	return c
 }
@@ -107,7 +108,7 @@ func (b *LinkBatch) Release() {
 // NewLink makes a link whose cursor starts at start. Close has to follow.
 func NewLink(log *ring.Ring, cfg LinkConfig, start Start) *Link {
 	l := &Link{
-		cfg: cfg.withDefaults(), log: log,
+		cfg: cfg.withDefaults(log.Stats().Budget), log: log,
 		watches: map[uint32]*watch{}, bySource: map[string]*watch{},
 	}
 	l.next = start.resolve(log, ring.Filter{}).next

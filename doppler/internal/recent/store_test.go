@@ -290,6 +290,29 @@ func TestFairShare(t *testing.T) {
 	check(t, s)
 }
 
+// TestQuietOnesKeepTheirNewest: what 20 quiet sources have said last is all there,
+// among one that says 50 times as much as each, and takes all it can get.
+func TestQuietOnesKeepTheirNewest(t *testing.T) {
+	const quiet, newest, lines = 20, 100, 130
+	s := newStore(t, Config{Bytes: 4 << 20, Logs: newest, Metrics: newest})
+	m := newModel()
+	for range lines {
+		for i := range quiet {
+			m.append(fmt.Sprint("quiet", i), envelope.Log, 500)
+			for class := range envelope.Class(envelope.NumClasses) {
+				m.append("loud", class, 50*500/envelope.NumClasses/quiet)
+			}
+		}
+		m.evict(s, len(m.waiting))
+	}
+	for i := range quiet {
+		if got := m.read(t, s, fmt.Sprint("quiet", i), envelope.AllClasses, 0, math.MaxUint64, 2*newest); len(got) != newest {
+			t.Errorf("quiet source %d keeps %d of %d", i, len(got), newest)
+		}
+	}
+	check(t, s)
+}
+
 // TestManySources: each of them costs, also with a single envelope.
 func TestManySources(t *testing.T) {
 	s := newStore(t, Config{Bytes: 2 << 20, Logs: 1000, Metrics: 100})
