@@ -36,10 +36,16 @@ type frame struct {
 	prev, next *frame
 	listed     bool
 	holders    holders
+	share      *atomic.Int64 // of its source, or nil
 }
 
 // holders finds the queues a frame may be in.
-type holders interface{ eachTail(func(*Tail)) }
+type holders interface {
+	eachTail(func(*Tail))
+	// share counts the bytes of all frames of their source; nil if they are of
+	// several.
+	share() *atomic.Int64
+}
 
 // overhead is about what a frame costs beside its bytes.
 const overhead = 384
@@ -79,6 +85,14 @@ type budget struct {
 
 func (b *budget) add(f *frame) {
 	b.used.Add(f.size())
+	if f.share != nil {
+		f.share.Add(f.size())
+	}
+	b.list(f)
+}
+
+// list puts a frame at the end.
+func (b *budget) list(f *frame) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f.prev, f.listed = b.last, true
@@ -92,6 +106,9 @@ func (b *budget) add(f *frame) {
 
 func (b *budget) remove(f *frame) {
 	b.used.Add(-f.size())
+	if f.share != nil {
+		f.share.Add(-f.size())
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unlist(f)
@@ -216,6 +233,7 @@ func (m *maker) frame(s *spec, h holders, size int) *frame {
 	f := &frame{
 		buf: stream.NewBuffer(size), budget: m.budget, doppler: s.doppler, epoch: s.epoch, old: s.old,
 		first: s.first, end: s.end, matched: s.matched, count: uint64(len(s.records)), gaps: s.gaps, placed: s.placed, holders: h,
+		share: h.share(),
 	}
 	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
 	for _, g := range s.gaps {

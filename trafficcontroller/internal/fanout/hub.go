@@ -62,6 +62,7 @@ type Hub struct {
 type source struct {
 	id     string
 	groups []*group
+	bytes  atomic.Int64 // of the frames its tails hold
 }
 
 // group are the tails of a source with the same filter and framing. They share
@@ -79,6 +80,8 @@ func (g *group) eachTail(visit func(*Tail)) {
 	}
 }
 
+func (g *group) share() *atomic.Int64 { return &g.source.bytes }
+
 // everyTail are the holders of frames that go to any tail.
 type everyTail struct{ hub *Hub }
 
@@ -87,6 +90,8 @@ func (e everyTail) eachTail(visit func(*Tail)) {
 		visit(t)
 	}
 }
+
+func (e everyTail) share() *atomic.Int64 { return nil }
 
 // NewHub returns a Hub without links and tails.
 func NewHub(cfg Config, now time.Time, log *slog.Logger) (*Hub, error) {
@@ -365,13 +370,27 @@ func remove[T comparable](list []T, v T) []T {
 	return list
 }
 
-// squeeze drops the oldest frames while tails hold more than all of them may.
-// mu is held.
+// maxSpared bounds what looking for a frame to drop may cost.
+const maxSpared = 10_000
+
+// squeeze drops the oldest frames while tails hold more than all of them may. But
+// those of a source that is under its fair share count as new: it is not they that
+// are too much. mu is held.
 func (h *Hub) squeeze() {
+	spared := 0
 	for f := h.budget.oldest(); f != nil; f = h.budget.oldest() {
-		f.holders.eachTail(func(t *Tail) { t.dropFrame(f) })
+		if spared < maxSpared && h.isSpared(f) {
+			spared++
+			h.budget.list(f)
+		} else {
+			f.holders.eachTail(func(t *Tail) { t.dropFrame(f) })
+		}
 		f.release()
 	}
+}
+
+func (h *Hub) isSpared(f *frame) bool {
+	return f.share != nil && f.share.Load() <= h.cfg.AllBytes/int64(max(len(h.sources), 1))
 }
 
 // Tick lets time pass: what has waited too long goes on without. It is to be

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
@@ -301,6 +302,8 @@ func (f *flusher) release() {
 type nobody struct{}
 
 func (nobody) eachTail(func(*Tail)) {}
+
+func (nobody) share() *atomic.Int64 { return nil }
 
 // write hands frames to the connection.
 func (f *flusher) write(t *Tail) error {

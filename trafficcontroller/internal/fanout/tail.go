@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -141,6 +142,8 @@ func (t *Tail) wanted() int {
 // eachTail makes the tail the only holder of its own frames.
 func (t *Tail) eachTail(visit func(*Tail)) { visit(t) }
 
+func (t *Tail) share() *atomic.Int64 { return &t.source.bytes }
+
 // mark remembers where the tail has joined a link.
 func (t *Tail) mark(l *link, offset uint64) {
 	for i := range t.marks {
@@ -223,11 +226,13 @@ func (t *Tail) enqueueSpec(s *spec) {
 	}
 }
 
-// dropFrame drops a frame from wherever the tail has it.
+// dropFrame drops a frame from wherever the tail has it. From among those that
+// are held, older ones go with it.
 func (t *Tail) dropFrame(f *frame) {
 	for _, g := range t.legs {
-		if len(g.held) > 0 && g.held[0] == f {
-			t.letGo(g)
+		if n := slices.Index(g.held, f) + 1; n > 0 {
+			for ; n > 0 && t.letGo(g); n-- {
+			}
 			return
 		}
 	}
