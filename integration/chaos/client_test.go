@@ -17,7 +17,8 @@ type client struct {
 	take   func(c *client, b *nozzle.Batch)
 
 	gaps    []*streampb.Gap
-	mayMiss int // so many gaps are no fault
+	mayMiss int     // so many gaps are no fault
+	rate    float64 // envelopes per second it takes at most; 0: no limit
 
 	// of take
 	identities identities

@@ -84,7 +84,7 @@ func TestStorm(t *testing.T) {
 	s := startStorm(ctx, t)
 	senders := blackbox.NewSenders(2)
 	f := startFlow(ctx, t, senders, s.Pipeline, blackbox.Sending{Plan: s.plan, Rate: pick(10_000.0, 2_000)})
-	over, end := context.WithTimeout(ctx, pick(time.Minute, 15*time.Second))
+	over, end := context.WithTimeout(ctx, pick(time.Minute, 10*time.Second))
 	defer end()
 	var both sync.WaitGroup
 	both.Go(func() { s.breakAll(over, t, rand.New(rand.NewPCG(rng.Uint64(), 0))) })
