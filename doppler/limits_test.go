@@ -38,21 +38,26 @@ func (c *reader) told(limit int) (told uint64, lines int) {
 	return told, lines
 }
 
-// limited is what the view of sources says of one.
+// limited is what the view of sources says of the loudest of several.
 func (r *rig) limited(source string) uint64 {
 	r.t.Helper()
 	_, _, body := r.get(r.StreamAddr(), "/v2/sources")
 	var view struct {
 		Sources []struct {
-			ID      string `json:"source_id"`
-			Limited uint64 `json:"limited"`
+			ID      string  `json:"source_id"`
+			Share   float64 `json:"share"`
+			Limited uint64  `json:"limited"`
+			PerSec  float64 `json:"limited_rate"`
 		} `json:"sources"`
 	}
 	if err := json.Unmarshal([]byte(body), &view); err != nil {
 		r.t.Fatal(err)
 	}
-	for _, s := range view.Sources {
+	for i, s := range view.Sources {
 		if s.ID == source {
+			if s.Limited > 0 && (i > 0 || s.PerSec <= 0 || s.Share <= 0 || s.Share > 1) {
+				r.t.Errorf("place %d: %+v", i, s)
+			}
 			return s.Limited
 		}
 	}

@@ -154,6 +154,8 @@ type sourceRow struct {
 	Held      uint64  `json:"held"`
 	Share     float64 `json:"share"`   // of the total rate
 	Limited   uint64  `json:"limited"` // left out by Dopplers over their limit
+	// LimitedRate is how many of those there are per second.
+	LimitedRate float64 `json:"limited_rate"`
 }
 
 // dopplerRow is what one Doppler says of itself.
@@ -196,7 +198,7 @@ func (t *TrafficController) serveSources(w http.ResponseWriter, r *http.Request)
 		rows = append(rows, *row)
 	}
 	slices.SortFunc(rows, func(a, b sourceRow) int {
-		return cmp.Or(cmp.Compare(b.Rate, a.Rate), cmp.Compare(b.Envelopes, a.Envelopes), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(cmp.Compare(b.Rate+b.LimitedRate, a.Rate+a.LimitedRate), cmp.Compare(b.Envelopes, a.Envelopes), cmp.Compare(a.ID, b.ID))
 	})
 	sum := dopplerRow{}
 	for _, d := range dopplers {
@@ -249,6 +251,7 @@ func (t *TrafficController) askSources(ctx context.Context) ([]dopplerRow, map[s
 				have.Rate += row.Rate
 				have.Held += row.Held
 				have.Limited += row.Limited
+				have.LimitedRate += row.LimitedRate
 			} else {
 				sources[row.ID] = &row
 			}

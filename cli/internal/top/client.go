@@ -86,6 +86,7 @@ func (r *Reading) addSources(byID map[string]int, sources []Source) {
 		sum.Rate += s.Rate
 		sum.Held += s.Held
 		sum.Limited += s.Limited
+		sum.LimitedRate += s.LimitedRate
 	}
 }
 

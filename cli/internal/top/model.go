@@ -17,6 +17,8 @@ type Source struct {
 	Rate      float64 `json:"rate"` // per second
 	Held      uint64  `json:"held"`
 	Limited   uint64  `json:"limited"` // left out over the Dopplers' limit
+	// LimitedRate is how many of those there are per second.
+	LimitedRate float64 `json:"limited_rate"`
 }
 
 // Subscription is what a server says about one reader. Counts are envelopes.
@@ -82,11 +84,11 @@ func (r *Reading) rate() (perSecond float64) {
 	return perSecond
 }
 
-// rank is about the same for rates that are about the same: sources of equal
-// rate are not to change places with every reading.
+// rank is about the same for rates that are about the same, with what is left
+// out: sources of equal rate are not to change places with every reading.
 func (s Source) rank() float64 {
 	const perE = 6
-	return math.Round(perE * math.Log(s.Rate+0.1))
+	return math.Round(perE * math.Log(s.Rate+s.LimitedRate+0.1))
 }
 
 func (s Subscription) key() string { return s.server + "\x00" + s.ID + "\x00" + s.Member }

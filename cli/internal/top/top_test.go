@@ -43,7 +43,7 @@ func serve(t *testing.T, sources string) string {
 }
 
 const doppler = `{"doppler":"d1","epoch":7,"head":1500,"oldest":500,"ring_bytes":268435456,"held_bytes":1572864,"held_seconds":43,"rate":1246.9,"known_sources":2,
-	"sources":[{"source_id":"shop","envelopes":1200,"bytes":614400,"rate":12.34,"held":900},{"source_id":"api","envelopes":300,"bytes":1000,"rate":1234.5,"held":100,"limited":700}]}`
+	"sources":[{"source_id":"shop","envelopes":1200,"bytes":614400,"rate":12.34,"held":900,"limited":700,"limited_rate":5000},{"source_id":"api","envelopes":300,"bytes":1000,"rate":1234.5,"held":100}]}`
 
 func client(t *testing.T, addrs ...string) *top.Client {
 	t.Helper()
@@ -65,9 +65,9 @@ lgr top   00:00:02
 DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  AT THIS RATE
 d1            1,247     1,500  1,000     1.5 MiB  256.0 MiB          43 s
 
-SOURCE  PER SECOND  SHARE  ENVELOPES      BYTES  HELD  LIMITED
-api          1,235    99%        300     1000 B   100      700
-shop            12     1%      1,200  600.0 KiB   900        0
+SOURCE  PER SECOND  SHARE  ENVELOPES      BYTES  HELD  LIMITED  LIMITED/S
+shop            12     1%      1,200  600.0 KiB   900      700      5,000
+api          1,235    99%        300     1000 B   100        0          0
 
 SUBSCRIPTION     KIND      READER         SENT/S  SENT  IN FLIGHT     LAG  DROPPED  DROPPED/S  STATE
 splunk           firehose  10.0.0.8:5000      50   200         64  12,345       12          0  behind
@@ -80,7 +80,7 @@ shop (type=log)  tail      10.0.0.7:5000       0    12          0       0       
 func TestTwoDopplersAreSummed(t *testing.T) {
 	c := client(t, serve(t, doppler), serve(t, strings.ReplaceAll(doppler, `"d1"`, `"d2"`)))
 	r := c.Read(t.Context())
-	if len(r.Rings) != 2 || len(r.Sources) != 2 || r.Sources[0].Limited != 1400 || r.Sources[1].Envelopes != 2400 || len(r.Subscriptions) != 4 || len(r.Faults) != 0 {
+	if len(r.Rings) != 2 || len(r.Sources) != 2 || r.Sources[0].Limited != 1400 || r.Sources[0].LimitedRate != 10_000 || r.Sources[0].Envelopes != 2400 || len(r.Subscriptions) != 4 || len(r.Faults) != 0 {
 		t.Errorf("%+v", r)
 	}
 }

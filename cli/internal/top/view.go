@@ -113,10 +113,10 @@ func ringTable(now *Reading) table {
 }
 
 func sourceTable(now *Reading) table {
-	t := table{titles: []string{"SOURCE", " PER SECOND", " SHARE", " ENVELOPES", " BYTES", " HELD", " LIMITED"}}
+	t := table{titles: []string{"SOURCE", " PER SECOND", " SHARE", " ENVELOPES", " BYTES", " HELD", " LIMITED", " LIMITED/S"}}
 	total := now.rate()
 	for _, s := range now.Sources {
-		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), percent(s.Rate, total), count(s.Envelopes), size(s.Bytes), count(s.Held), count(s.Limited)})
+		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), percent(s.Rate, total), count(s.Envelopes), size(s.Bytes), count(s.Held), count(s.Limited), rate(s.LimitedRate)})
 	}
 	return t
 }

@@ -160,19 +160,23 @@ type rates struct {
 
 type sample struct {
 	at     time.Time
-	counts map[string]uint64
+	counts map[string]sourceCounts
 }
+
+// sourceCounts are what grows of a source: taken, and left out over its limit.
+type sourceCounts struct{ envelopes, limited uint64 }
 
 const minSampleAge = 500 * time.Millisecond
 
-// rate returns how to tell the envelopes per second of a source.
-func (r *rates) rate(now time.Time, began time.Time, list []ring.SourceStats) func(ring.SourceStats) float64 {
+// rate returns how to tell the envelopes per second of a source that are taken,
+// and that are left out.
+func (r *rates) rate(now time.Time, began time.Time, list []ring.SourceStats) func(ring.SourceStats) (taken, limited float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.Sub(r.fresh.at) >= minSampleAge {
-		counts := make(map[string]uint64, len(list))
+		counts := make(map[string]sourceCounts, len(list))
 		for _, st := range list {
-			counts[st.ID] = st.Envelopes
+			counts[st.ID] = sourceCounts{st.Envelopes, st.Limited}
 		}
 		r.old, r.fresh = r.fresh, sample{now, counts}
 	}
@@ -181,9 +185,10 @@ func (r *rates) rate(now time.Time, began time.Time, list []ring.SourceStats) fu
 		old.at = began
 	}
 	seconds := max(now.Sub(old.at).Seconds(), 0.001)
-	return func(st ring.SourceStats) float64 {
+	perSecond := func(before, now uint64) float64 { return float64(now-min(before, now)) / seconds }
+	return func(st ring.SourceStats) (taken, limited float64) {
 		before := old.counts[st.ID]
-		return float64(st.Envelopes-min(before, st.Envelopes)) / seconds
+		return perSecond(before.envelopes, st.Envelopes), perSecond(before.limited, st.Limited)
 	}
 }
 
@@ -195,7 +200,12 @@ type sourceRow struct {
 	Held      uint64  `json:"held"`
 	Share     float64 `json:"share"`   // of the total rate
 	Limited   uint64  `json:"limited"` // left out over --source-limit
+	// LimitedRate is how many of those there are per second.
+	LimitedRate float64 `json:"limited_rate"`
 }
+
+// offered is what producers send of a source per second.
+func (r *sourceRow) offered() float64 { return r.Rate + r.LimitedRate }
 
 const defaultSourceRows = 100
 
@@ -217,7 +227,8 @@ func (s *Server) ServeSources(w http.ResponseWriter, r *http.Request) {
 	rows := make([]sourceRow, len(list))
 	total := 0.0
 	for i, st := range list {
-		rows[i] = sourceRow{ID: st.ID, Envelopes: st.Envelopes, Bytes: st.Bytes, Rate: rate(st), Held: st.Held, Limited: st.Limited}
+		rows[i] = sourceRow{ID: st.ID, Envelopes: st.Envelopes, Bytes: st.Bytes, Held: st.Held, Limited: st.Limited}
+		rows[i].Rate, rows[i].LimitedRate = rate(st)
 		total += rows[i].Rate
 	}
 	for i := range rows {
@@ -225,8 +236,8 @@ func (s *Server) ServeSources(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.SortFunc(rows, func(a, b sourceRow) int {
 		switch {
-		case a.Rate != b.Rate:
-			if a.Rate > b.Rate {
+		case a.offered() != b.offered():
+			if a.offered() > b.offered() {
 				return -1
 			}
 			return 1
