@@ -31,14 +31,16 @@ type lane struct {
 	settled     uint64   // no number below it is outstanding
 	confirmed   uint64   // all below it are confirmed, or given up
 	waiting     []wait   // confirmed, and not settled
-	held        moment   // until when the patience stood still
+	clock       moment   // how long both ends could be reached
+	looked      moment   // when clock was last moved
 	unexplained []uint64 // lost numbers, sorted
 	dopplers    map[string]bool
 }
 
 type moment = time.Duration
 
-// wait is a run of numbers, up to below end, confirmed at the same time.
+// wait is a run of numbers, up to below end, confirmed at the same time of the
+// lane's clock.
 type wait struct {
 	end uint64
 	at  moment
@@ -126,7 +128,7 @@ func (l *Ledger) Confirm(i int, end uint64, now time.Duration) {
 		return
 	}
 	n.confirmed = end
-	n.waiting = append(n.waiting, wait{end, now})
+	n.waiting = append(n.waiting, wait{end, n.clock + now - n.looked})
 }
 
 // Resend says that the numbers from first on to below end are sent again.
@@ -153,25 +155,33 @@ func (l *Ledger) GiveUp(i int, now time.Duration) {
 	l.Confirm(i, n.next, now)
 }
 
-// Expire looks what is lost by now. Nothing is on a lane that is held: its
-// Doppler cannot be reached, or this path, so that patience begins anew when
-// they can.
+// Expire looks what is lost by now. Time stands still on a lane that is held:
+// its Doppler cannot be reached, or this path.
 func (l *Ledger) Expire(now time.Duration, held func(lane int) bool) {
 	for i := range l.lanes {
 		n := &l.lanes[i]
 		n.pass()
-		if held(i) {
-			n.held = now
-			continue
-		}
+		n.tick(now, held(i))
 		done := 0
-		for done < len(n.waiting) && now-max(n.waiting[done].at, n.held) >= l.patience {
+		for done < len(n.waiting) && n.clock-n.waiting[done].at >= l.patience {
 			l.settle(i, n.waiting[done].end)
 			done++
 		}
 		n.waiting = slices.Delete(n.waiting, 0, done)
 	}
 	l.dropSettled()
+}
+
+// tick moves the clock. What was confirmed while it stood still was confirmed
+// when it did.
+func (n *lane) tick(now moment, held bool) {
+	if !held {
+		n.clock += now - n.looked
+	}
+	n.looked = now
+	for i := len(n.waiting) - 1; i >= 0 && n.waiting[i].at > n.clock; i-- {
+		n.waiting[i].at = n.clock
+	}
 }
 
 // pass moves settled over what is not outstanding.

@@ -65,17 +65,24 @@ func TestLedger(t *testing.T) {
 			p.Confirm(0, 2, 1)
 			p.expire(100)
 		}, Counts{Outstanding: 2, Lost: 1, Unexplained: 1}},
-		{"patience begins anew when the Doppler is back", func(p *play) {
+		{"time stands still while the Doppler is away", func(p *play) {
 			p.send(1)
 			p.Confirm(0, 2, 1)
 			p.Expire(100, func(int) bool { return true })
 			p.expire(109)
 		}, Counts{Outstanding: 1}},
-		{"and ends", func(p *play) {
+		{"and goes on when it is back", func(p *play) {
 			p.send(1)
 			p.Confirm(0, 2, 1)
 			p.Expire(100, func(int) bool { return true })
-			p.expire(110)
+			p.expire(111)
+		}, Counts{Lost: 1, Unexplained: 1}},
+		{"also if it is away again and again", func(p *play) {
+			p.send(1)
+			p.Confirm(0, 2, 0)
+			for now := time.Duration(1); now <= 20; now++ {
+				p.Expire(now, func(int) bool { return now%2 == 0 })
+			}
 		}, Counts{Lost: 1, Unexplained: 1}},
 		{"told before it is lost", func(p *play) {
 			p.send(3)

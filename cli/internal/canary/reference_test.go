@@ -14,7 +14,8 @@ import (
 type reference struct {
 	patience time.Duration
 	numbers  []map[uint64]*refNumber // by lane
-	held     []time.Duration
+	clock    []time.Duration
+	looked   []time.Duration
 	gaps     []*refGap
 	last     map[Place]*refPlace
 	counts   Counts
@@ -42,7 +43,7 @@ type refPlace struct {
 }
 
 func newReference(lanes int, patience time.Duration) *reference {
-	r := &reference{patience: patience, numbers: make([]map[uint64]*refNumber, lanes), held: make([]time.Duration, lanes), last: map[Place]*refPlace{}}
+	r := &reference{patience: patience, numbers: make([]map[uint64]*refNumber, lanes), clock: make([]time.Duration, lanes), looked: make([]time.Duration, lanes), last: map[Place]*refPlace{}}
 	for i := range r.numbers {
 		r.numbers[i] = map[uint64]*refNumber{}
 	}
@@ -60,7 +61,7 @@ func (r *reference) send(lane int, now time.Duration) {
 func (r *reference) confirm(lane int, end uint64, now time.Duration) {
 	for number, n := range r.numbers[lane] {
 		if number < end && n.confirmed < 0 {
-			n.confirmed = now
+			n.confirmed = r.clock[lane] + now - r.looked[lane]
 		}
 	}
 }
@@ -70,7 +71,7 @@ func (r *reference) giveUp(lane int, now time.Duration) {
 		if n.confirmed >= 0 {
 			continue
 		}
-		n.confirmed, n.resent = now, true
+		n.confirmed, n.resent = r.clock[lane]+now-r.looked[lane], true
 		if n.state == outstanding {
 			n.state = given
 		}
@@ -79,13 +80,14 @@ func (r *reference) giveUp(lane int, now time.Duration) {
 
 func (r *reference) expire(now time.Duration, held func(int) bool) {
 	for lane := range r.numbers {
-		if held(lane) {
-			r.held[lane] = now
-			continue
+		if !held(lane) {
+			r.clock[lane] += now - r.looked[lane]
 		}
+		r.looked[lane] = now
 		for _, number := range r.sorted(lane) {
 			n := r.numbers[lane][number]
-			if n.state == outstanding && n.confirmed >= 0 && now-max(n.confirmed, r.held[lane]) >= r.patience {
+			n.confirmed = min(n.confirmed, r.clock[lane])
+			if n.state == outstanding && n.confirmed >= 0 && r.clock[lane]-n.confirmed >= r.patience {
 				n.state = lost
 				for _, g := range r.gaps {
 					if n.gap == nil && r.may(lane, number, g) {
