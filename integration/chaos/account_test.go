@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -100,10 +101,12 @@ func TestAccountAcrossBreaks(t *testing.T) {
 			}
 			return sum.Accepted == want && sum.Acked+sum.Dropped == want
 		})
-		c.until(ctx, t, "the last gap", func() bool { _, told := c.told(t); return told >= sum.Dropped })
+		if err := c.wait(ctx, func() bool { _, told := c.told(t); return told >= sum.Dropped }); err != nil {
+			t.Fatalf("%s was not told of all that was dropped: %v\nDopplers: %+v, told:\n%s", c.name, err, sum, c.gapsInOrder())
+		}
 		c.mu.Lock()
 		places, told := c.told(t)
-		unknown := c.unexplained(places)
+		unknown, one := c.unexplained(places)
 		t.Logf("%s: %d of %d, %d again, told %d in %d gaps of which %d are different, over %d connections; Dopplers: %+v", c.name, c.total, want, c.again, told, len(c.gaps), len(places), c.connects, sum)
 		if told != sum.Dropped {
 			t.Errorf("%s: was told %d, the Dopplers dropped %d", c.name, told, sum.Dropped)
@@ -111,8 +114,8 @@ func TestAccountAcrossBreaks(t *testing.T) {
 		if c.total < sum.Acked {
 			t.Errorf("%s: has %d, the Dopplers say it acked %d", c.name, c.total, sum.Acked)
 		}
-		if len(unknown) > 0 && c == all {
-			t.Errorf("%s: nobody can explain %v", c.name, unknown)
+		if unknown > 0 && c == all {
+			t.Errorf("%s: nobody can explain %d envelopes, such as %s", c.name, unknown, one)
 		}
 		c.mu.Unlock()
 	}
@@ -127,8 +130,9 @@ func TestAccountAcrossBreaks(t *testing.T) {
 	}
 }
 
-// unexplained lists offsets that were neither delivered nor told. mu is held.
-func (c *client) unexplained(gaps map[place]uint64) (list []string) {
+// unexplained counts offsets that were neither delivered nor told, before the
+// last that was, and names one. mu is held.
+func (c *client) unexplained(gaps map[place]uint64) (n int, one string) {
 	for at, log := range c.identities.logs {
 		last := 0
 		for i, known := range log {
@@ -136,22 +140,22 @@ func (c *client) unexplained(gaps map[place]uint64) (list []string) {
 				last = i
 			}
 		}
-	next:
 		for i := range last {
-			if log[i] != 0 {
-				continue
-			}
-			for g := range gaps {
-				if g.doppler == at.doppler && g.epoch == at.number && g.from <= uint64(i) && uint64(i) < g.to {
-					continue next
-				}
-			}
-			if list = append(list, fmt.Sprintf("%s/%d", at.doppler, i)); len(list) > 10 {
-				return list
+			if log[i] == 0 && !isTold(gaps, at, uint64(i)) {
+				n, one = n+1, fmt.Sprintf("%s/%d", at.doppler, i)
 			}
 		}
 	}
-	return list
+	return n, one
+}
+
+func isTold(gaps map[place]uint64, at epoch, offset uint64) bool {
+	for g := range gaps {
+		if g.doppler == at.doppler && g.epoch == at.number && g.from <= offset && offset < g.to {
+			return true
+		}
+	}
+	return false
 }
 
 // startSlow starts a reader that takes so many envelopes per second, and may be
@@ -192,4 +196,15 @@ func (c *client) atMostOnce(b *nozzle.Batch) {
 	if c.again != before {
 		c.failf("came again: %v", b.Position)
 	}
+}
+
+// gapsInOrder lists what was told, as it came.
+func (c *client) gapsInOrder() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var text strings.Builder
+	for _, gap := range c.gaps {
+		fmt.Fprintf(&text, "%s [%d, %d): %d %v\n", gap.GetDoppler(), gap.GetFrom(), gap.GetTo(), gap.GetCount(), gap.GetReason())
+	}
+	return text.String()
 }

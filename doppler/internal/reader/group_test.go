@@ -421,6 +421,61 @@ func TestUnackedGapIsToldAgain(t *testing.T) {
 	}
 }
 
+// An ack of what was handed out over a lost connection may come after a gap was
+// told over the next one, and says nothing of that gap: should that connection
+// be lost as well, the client has never heard of it.
+func TestLateAckSettlesNoGap(t *testing.T) {
+	for name, late := range map[string]func(lost, held []Grant) (first, last uint64){
+		"of what is granted with the gap": func(_, held []Grant) (uint64, uint64) { return held[0].First, held[0].First },
+		"of a part of the gap":            func(lost, _ []Grant) (uint64, uint64) { return lost[0].First, lost[0].First },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := forgetful(t)
+			g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"s"}}}, Config{}, Start{})
+			defer g.Close()
+			m := g.Join(w.now, true)
+			next := func() Grant {
+				t.Helper()
+				grant, status, _ := g.Next(w.now, m)
+				if status != Granted {
+					t.Fatalf("status %v", status)
+				}
+				grant.Release()
+				return grant
+			}
+			grants := func(n int) (list []Grant) {
+				for range n {
+					w.logs("s", 1)
+					list = append(list, next())
+				}
+				return list
+			}
+			lost := grants(2)
+			w.churn("other")
+			held := grants(1)
+			g.Leave(m)
+
+			m = g.Join(w.now, true)
+			told := next()
+			if told.Count != 1 || len(told.Gaps) != 1 || told.Gaps[0].Count != 2 {
+				t.Fatalf("granted %+v, gaps %s", told, show(told.Gaps))
+			}
+			first, last := late(lost, held)
+			g.Ack(w.now, m, first, last)
+			g.Leave(m)
+
+			m = g.Join(w.now, true)
+			if again := next(); show(again.Gaps) != show(told.Gaps) {
+				t.Errorf("told %s, and after a late ack %s", show(told.Gaps), show(again.Gaps))
+			}
+			g.Ack(w.now, m, told.Gaps[0].From, told.Gaps[0].To-1)
+			if a := g.Account(); len(g.told)+len(g.pending) != 0 || a.Dropped != 2 {
+				t.Errorf("the gap is not settled by its own ack: %+v", a)
+			}
+		})
+	}
+}
+
 // Gaps that are told stay as they were told.
 func TestToldGapsDoNotGrow(t *testing.T) {
 	w := forgetful(t)

@@ -42,6 +42,7 @@ type simLease struct {
 	id      uint64
 	member  *simMember
 	offs    []uint64
+	again   bool // marked as redelivered
 	gaps    []*simGap
 	granted time.Time
 	mark    uint64 // of the group
@@ -170,7 +171,7 @@ func (x *groupModel) due(m *simMember) string {
 func (x *groupModel) granted(m *simMember, g *Grant, mark uint64) {
 	s := x.sim
 	offs := s.unpack(g.First, g.Count, g.Deltas)
-	l := &simLease{id: g.Lease, member: m, offs: offs, granted: s.now}
+	l := &simLease{id: g.Lease, member: m, offs: offs, again: g.Redelivered, granted: s.now}
 	x.checkWindows(m, mark)
 	x.checkBatch(g, offs)
 	for i, gap := range g.Gaps {
@@ -405,7 +406,7 @@ func (x *groupModel) forget(m *simMember) {
 func (x *groupModel) ack(m *simMember, r ackRange) {
 	m.progress = x.sim.now
 	for _, gap := range x.gaps {
-		if gap.lease != nil && gap.lease.member == m && gap.to > gap.from && gap.from >= r.first && gap.from <= r.last {
+		if gap.lease != nil && gap.lease.member == m && gap.to > gap.from && gap.from >= r.first && gap.to-1 <= r.last {
 			gap.acked = true
 		}
 	}
@@ -414,7 +415,8 @@ func (x *groupModel) ack(m *simMember, r ackRange) {
 			fresh := slices.ContainsFunc(l.offs, func(off uint64) bool {
 				return off >= r.first && off <= r.last && x.state[off] == inFlight && x.holder(off) == o && x.latest(o, off) == l
 			})
-			if !fresh || o != m {
+			// What was handed out before may have been acked before it came again.
+			if !fresh || o != m || l.again {
 				continue
 			}
 			for _, gap := range l.gaps {

@@ -144,7 +144,9 @@ func (g *Group) Ack(now time.Time, m *Member, first, last uint64) (wake []*Membe
 	g.settle()
 	m.progress = now
 	for i := len(g.told) - 1; i >= 0; i-- {
-		if gap := g.told[i]; gap.lease.member == m && gap.From >= first && gap.From <= last && gap.To > gap.From {
+		// An ack that reaches into a gap is of what the gap is about: it may have
+		// been sent before the client was told.
+		if gap := g.told[i]; gap.lease.member == m && gap.To > gap.From && gap.From >= first && gap.To-1 <= last {
 			g.ackGap(gap)
 		}
 	}
@@ -173,7 +175,9 @@ func (g *Group) ackLease(m *Member, l *lease, first, last uint64) {
 	}
 	g.acked += uint64(fresh)
 	m.acked += uint64(fresh)
-	if l.member == m && fresh > 0 {
+	// Of a lease that was granted before, an ack may be older than this grant and
+	// its gaps.
+	if l.member == m && fresh > 0 && !l.again {
 		for len(l.gaps) > 0 {
 			g.ackGap(l.gaps[0])
 		}
