@@ -101,7 +101,7 @@ func Subscriptions(ctx context.Context, t *testing.T, s *pipeline.Service) []Sub
 func Links(ctx context.Context, t *testing.T, d *pipeline.Service) (n int) {
 	t.Helper()
 	for _, s := range Subscriptions(ctx, t, d) {
-		if s.Kind == "link" {
+		if s.Kind == "link" && s.State != "closed" {
 			n++
 		}
 	}
@@ -112,7 +112,7 @@ func Links(ctx context.Context, t *testing.T, d *pipeline.Service) (n int) {
 func Members(ctx context.Context, t *testing.T, d *pipeline.Service, shard string) (n int) {
 	t.Helper()
 	for _, s := range Subscriptions(ctx, t, d) {
-		if s.Shard == shard && s.Kind == "firehose" && s.Member != "" {
+		if s.Shard == shard && s.Kind == "firehose" && s.Member != "" && s.State != "closed" {
 			n++
 		}
 	}
