@@ -12,6 +12,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/doppler/internal/egress"
 	"github.com/a1ea6966/loggregator/doppler/internal/ingress"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // collector turns the Doppler's counters into Prometheus metrics when they
@@ -78,7 +79,7 @@ func newCollector(d *Doppler) *collector {
 			func(s *snapshot) float64 { return float64(s.out.Refused[why]) })
 	}
 	for by := range egress.NumFramings {
-		for why := range egress.NumCuts {
+		for _, why := range []slow.Cut{slow.Lagging, slow.Stuck} {
 			add(counter, "slow_consumers_total", "Readers cut because they were slow, by framing and by reason.",
 				prometheus.Labels{"framing": by.String(), "reason": why.String()},
 				func(s *snapshot) float64 { return float64(s.out.Cuts[by][why]) })

@@ -17,16 +17,19 @@ func decided(w http.ResponseWriter, d auth.Decision) bool {
 }
 
 // Firehose tells whether a request may read everything.
-func (a access) Firehose(w http.ResponseWriter, r *http.Request) bool {
-	return decided(w, a.Auth.Firehose(r.Context(), r))
+func (a access) Firehose(w http.ResponseWriter, r *http.Request) (user string, ok bool) {
+	d := a.Auth.Firehose(r.Context(), r)
+	return d.Identity.Name(), decided(w, d)
 }
 
 // App tells whether a request may read an app.
-func (a access) App(w http.ResponseWriter, r *http.Request, id string) bool {
-	return decided(w, a.Auth.App(r.Context(), r, id))
+func (a access) App(w http.ResponseWriter, r *http.Request, id string) (user string, ok bool) {
+	d := a.Auth.App(r.Context(), r, id)
+	return d.Identity.Name(), decided(w, d)
 }
 
 // Read tells whether a request may read these sources, or all if there is none.
-func (a access) Read(w http.ResponseWriter, r *http.Request, sources []string) bool {
-	return decided(w, a.Auth.Read(r.Context(), r, sources))
+func (a access) Read(w http.ResponseWriter, r *http.Request, sources []string) (user string, ok bool) {
+	d := a.Auth.Read(r.Context(), r, sources)
+	return d.Identity.Name(), decided(w, d)
 }

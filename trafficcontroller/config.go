@@ -42,6 +42,7 @@ type Config struct {
 	GatherTimeout     time.Duration
 	StuckTimeout      time.Duration
 	SlowTimeout       time.Duration
+	Slow              slowPolicies
 	ReadTimeout       time.Duration
 	Heartbeat         time.Duration
 	SocketBufferBytes int64
@@ -68,7 +69,7 @@ func DefaultConfig() *Config {
 	return &Config{
 		Name: name, Addr: ":8081", AdminAddr: "127.0.0.1:9081", ResolveInterval: 5 * time.Second,
 		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
-		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
+		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, Slow: defaultSlow(), ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
 		Access: auth.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64, LogCacheQueries: 8,
 	}
@@ -106,6 +107,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.SocketBufferBytes, "socket-buffer-bytes", "`size` of each connection's kernel buffers, per direction")
 	f.Duration(&c.StuckTimeout, "stuck-timeout", "a client that takes nothing for so long is cut")
 	f.Duration(&c.SlowTimeout, "slow-timeout", "likewise for a client of the old framing, one envelope per message")
+	c.Slow.flags(f)
 	f.Duration(&c.ReadTimeout, "read-timeout", "after which a stream of /v2/read ends and its client comes back")
 	f.Duration(&c.GatherTimeout, "gather-timeout", "how long the history of one Doppler waits for that of another")
 	f.Duration(&c.Heartbeat, "heartbeat", "longest silence on a stream of batches; a reader takes two of them for a dead path")
@@ -221,6 +223,7 @@ func (c *Config) Validate() error {
 	f.BytesBetween("socket-buffer-bytes", c.SocketBufferBytes, 4<<10, 64<<20)
 	daemon.Between(f, "stuck-timeout", c.StuckTimeout, time.Second, time.Hour)
 	daemon.Between(f, "slow-timeout", c.SlowTimeout, time.Second, time.Hour)
+	c.Slow.validate(f)
 	daemon.Between(f, "read-timeout", c.ReadTimeout, time.Second, 24*time.Hour)
 	daemon.Between(f, "gather-timeout", c.GatherTimeout, 100*time.Millisecond, time.Minute)
 	daemon.Between(f, "log-cache-settle", c.LogCacheSettle, 0, time.Minute)

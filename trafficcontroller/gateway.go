@@ -1,7 +1,6 @@
 package trafficcontroller
 
 import (
-	"log/slog"
 	"net/http"
 	"net/url"
 
@@ -28,15 +27,14 @@ func (t *TrafficController) openGateway(conn *gateway.Conn, q gateway.Query, clo
 		query.Set("deterministic_name", q.DeterministicName)
 	}
 	client := api.ClientOf(q.Request)
+	client.User = q.User
 	return t.relay.Open(conn, relay.Options{
-		Subscription: q.ShardID, Query: query, Remote: client.Remote, UserAgent: client.UserAgent,
+		Subscription: q.ShardID, Query: query, Slow: t.cfg.Slow[classRead], Who: whoIs(classRead, client), Remote: client.Remote,
 		Framing: &relay.Framing{
-			Encoder: gateway.NewEncoder, StuckTimeout: t.cfg.StuckTimeout, StuckCode: stream.CloseStuck,
+			Encoder: gateway.NewEncoder, StuckTimeout: t.cfg.StuckTimeout, SlowCode: stream.CloseStuck,
 		},
 		Closed: func(row relay.Row, err error) {
-			t.logClosed("read", http.StatusOK, client, row.Opened, err,
-				slog.String("subscription", row.Subscription), slog.Uint64("bytes", row.Bytes),
-				slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps))
+			t.relayClosed("read", classRead, http.StatusOK, client, row, stream.CloseOf(nil, err))
 			closed()
 		},
 	})

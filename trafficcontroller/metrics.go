@@ -3,6 +3,7 @@ package trafficcontroller
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/a1ea6966/loggregator/internal/slow"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
 )
@@ -12,17 +13,26 @@ type snapshot struct {
 	relay      relay.Stats
 	hub        fanout.Stats
 	tailSent   uint64
-	slowTails  uint64
+	cut        uint64
+	slow       map[string]int // readers, by class
 	links      int
 	open       int
 	tailsBytes int64
 }
 
 func (t *TrafficController) snapshot() snapshot {
-	s := snapshot{relay: t.relay.Stats(), hub: t.hub.Stats(), links: t.links.Up(), open: t.api.Open(), slowTails: t.tails.slow.Load()}
+	s := snapshot{relay: t.relay.Stats(), hub: t.hub.Stats(), links: t.links.Up(), open: t.api.Open(), cut: t.readers.cut(), slow: map[string]int{}}
 	s.tailSent = t.tails.egress.Load()
 	for _, row := range t.hub.Rows() {
 		s.tailSent += row.Sent
+		if row.Slow {
+			s.slow[row.Options.Who.Class]++
+		}
+	}
+	for _, row := range t.relay.Rows() {
+		if row.Slow {
+			s.slow[row.Options.Who.Class]++
+		}
 	}
 	s.tailsBytes = s.hub.Bytes
 	return s
@@ -56,8 +66,15 @@ func newCollector(t *TrafficController) *collector {
 		func(s *snapshot) float64 { return float64(s.tailSent) })
 	add(counter, "dropped_envelopes_total", "Envelopes that slow tails were told they miss.", prometheus.Labels{"endpoint": "stream"},
 		func(s *snapshot) float64 { return float64(s.hub.Dropped) })
-	add(counter, "slow_consumers_total", "Clients cut because they took nothing.", nil,
-		func(s *snapshot) float64 { return float64(s.relay.Slow + s.slowTails) })
+	for of := range numClasses {
+		for _, why := range []slow.Cut{slow.Lagging, slow.Stuck} {
+			add(counter, "slow_consumers_total", "Clients cut because they were slow, by class and by reason.",
+				prometheus.Labels{"class": of.String(), "reason": why.String()},
+				func(*snapshot) float64 { return float64(t.readers.cuts[of][why].Load()) })
+		}
+		add(gauge, "slow_readers", "Open streams that are slow, by class.", prometheus.Labels{"class": of.String()},
+			func(s *snapshot) float64 { return float64(s.slow[of.String()]) })
+	}
 	add(gauge, "firehoses", "Open Firehose connections.", nil,
 		func(s *snapshot) float64 { return float64(s.relay.Clients) })
 	add(gauge, "app_streams", "Open tails.", nil,

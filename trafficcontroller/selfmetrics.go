@@ -58,12 +58,12 @@ func (t *TrafficController) emitMetrics(ctx context.Context) error {
 // tellSlow emits the event by which operators know that a client was cut for
 // being slow (protocol/03). When nobody takes events, or there are too many,
 // it is left out: the log has a line of it.
-func (t *TrafficController) tellSlow(c api.Client) {
+func (t *TrafficController) tellSlow(c api.Client, reason string) {
 	e := t.ownEnvelope(time.Now(), &loggregatorv2.Envelope{Message: &loggregatorv2.Envelope_Event{Event: &loggregatorv2.Event{
 		Title: "Traffic Controller has disconnected slow consumer",
 		Body: fmt.Sprintf("Remote Address: %s\nX-Forwarded-For: %s\nPath: %s\n\n"+
-			"It took nothing from its connection for too long. More instances of it, or a faster one, would keep up.",
-			c.Remote, c.Forwarded, c.URL),
+			"It does not keep up (%s). More instances of it, or a faster one, would.",
+			c.Remote, c.Forwarded, c.URL, reason),
 	}}})
 	select {
 	case t.events <- e:
@@ -106,7 +106,7 @@ func (t *TrafficController) metricBatch(now time.Time, last, s *snapshot) *loggr
 		counter("egress", last.relay.Sent, s.relay.Sent, "endpoint", "firehose"),
 		counter("egress", last.tailSent, s.tailSent, "endpoint", "stream"),
 		counter("dropped", last.hub.Dropped, s.hub.Dropped, "direction", "egress"),
-		counter("doppler_proxy.slow_consumer", last.relay.Slow+last.slowTails, s.relay.Slow+s.slowTails),
+		counter("doppler_proxy.slow_consumer", last.cut, s.cut),
 		gauge("doppler_proxy.firehoses", float64(s.relay.Clients)),
 		gauge("doppler_proxy.app_streams", float64(s.hub.Tails)),
 	}}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,19 +17,17 @@ import (
 
 // openFirehose hands a connection to the relay.
 func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery, done func()) error {
-	pings, framing := t.pings, (*relay.Framing)(nil)
+	pings, framing, of := t.pings, (*relay.Framing)(nil), classFirehose
 	if q.Old {
-		pings, framing = t.oldPings, relay.OldFraming(t.cfg.SlowTimeout)
+		pings, framing, of = t.oldPings, relay.OldFraming(t.cfg.SlowTimeout), classFirehoseOld
 	}
 	pings.Add(conn)
 	err := t.relay.Open(conn, relay.Options{
 		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Session: q.Session, Acking: q.Acking, Framing: framing,
-		Remote: q.Remote, UserAgent: q.UserAgent,
+		Slow: t.cfg.Slow[of], Who: whoIs(of, q.Client), Remote: q.Remote,
 		Closed: func(row relay.Row, err error) {
 			pings.Remove(conn)
-			t.logClosed("firehose", http.StatusSwitchingProtocols, q.Client, row.Opened, err,
-				slog.String("subscription", row.Subscription), slog.Uint64("bytes", row.Bytes),
-				slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps))
+			t.relayClosed("firehose", of, http.StatusSwitchingProtocols, q.Client, row, stream.CloseOf(conn.Said(), err))
 			done()
 		},
 	})
@@ -40,9 +37,16 @@ func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery,
 	return err
 }
 
+// relayClosed is for streams that were the relay's.
+func (t *TrafficController) relayClosed(kind string, of class, status int, c api.Client, row relay.Row, why stream.CloseError) {
+	t.streamClosed(over{
+		kind: kind, class: of, status: status, client: c, opened: row.Opened, cut: row.Cut, row: t.relayRow(row),
+		what: slog.String("subscription", row.Options.Subscription),
+	}, why)
+}
+
 // tails are the open tail connections.
 type tails struct {
-	slow   atomic.Uint64
 	egress atomic.Uint64 // envelopes written to tails that are gone
 	wg     sync.WaitGroup
 
@@ -83,11 +87,11 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 
 func tailOptions(q api.TailQuery) fanout.Options {
 	if q.Old {
-		return fanout.Options{Source: q.Source, Filter: fanout.NewFilter(fanout.OldMask, nil), Old: true, Remote: q.Remote, UserAgent: q.UserAgent}
+		return fanout.Options{Source: q.Source, Filter: fanout.NewFilter(fanout.OldMask, nil), Old: true, Who: whoIs(classTailOld, q.Client)}
 	}
 	return fanout.Options{
 		Source: q.Source, Filter: fanout.NewFilter(q.Mask, q.Names), Newest: q.Recent, Whole: q.Whole, Since: q.Since, Cursor: q.Cursor,
-		Remote: q.Remote, UserAgent: q.UserAgent,
+		Who: whoIs(classTail, q.Client),
 	}
 }
 
@@ -95,22 +99,27 @@ func tailOptions(q api.TailQuery) fanout.Options {
 func (t *TrafficController) closeTail(tail *fanout.Tail, conn *stream.Conn, client api.Client, err error) {
 	row := tail.Row()
 	tail.Close()
-	code, reason := stream.CloseNormal, ""
+	why := stream.CloseOf(conn.Said(), err)
 	var bad *clientError
 	if errors.As(err, &bad) {
-		code, reason = stream.CloseBadMessage, bad.Error()
+		why = stream.CloseError{Code: stream.CloseBadMessage, Reason: bad.Error()}
 	}
-	_ = conn.Close(code, reason)
-	if why := tail.Ended(); why != nil {
-		err = why
+	if by := tail.Ended(); by != nil {
+		why = *by
 	}
+	_ = conn.Close(why.Code, why.Reason)
 	t.tails.mu.Lock()
 	delete(t.tails.open, tail)
 	t.tails.mu.Unlock()
 	t.tails.egress.Add(row.Sent)
-	t.logClosed("tail", http.StatusSwitchingProtocols, client, row.Opened, err,
-		slog.String("source_id", row.Source), slog.Uint64("bytes", row.Bytes),
-		slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps), slog.Uint64("dropped", row.Dropped))
+	of := classTail
+	if row.Options.Old {
+		of = classTailOld
+	}
+	t.streamClosed(over{
+		kind: "tail", class: of, status: http.StatusSwitchingProtocols, client: client, opened: row.Opened, cut: row.Cut,
+		row: t.tailRow(row), what: slog.String("source_id", row.Options.Source),
+	}, why)
 }
 
 // discard reads until the connection ends. What a tail says is not needed: it
@@ -153,24 +162,4 @@ func (t *tails) closeAll(code stream.CloseCode, reason string, over time.Duratio
 	}
 	wg.Wait()
 	t.wg.Wait()
-}
-
-// logClosed writes the one line about a connection that is over.
-func (t *TrafficController) logClosed(what string, status int, c api.Client, opened time.Time, err error, more ...slog.Attr) {
-	code, reason := stream.CloseAbnormal, ""
-	var closed *stream.CloseError
-	if errors.As(err, &closed) {
-		code, reason = closed.Code, closed.Reason
-	} else if err != nil {
-		reason = err.Error()
-	}
-	attrs := append([]slog.Attr{
-		slog.String("kind", what), slog.String("path", c.Path), slog.String("remote", c.Remote),
-		slog.String("forwarded", c.Forwarded), slog.String("user_agent", c.UserAgent), slog.Int("status", status),
-		slog.Duration("duration", time.Since(opened)), slog.Int("code", int(code)), slog.String("reason", reason),
-	}, more...)
-	t.log.LogAttrs(context.Background(), slog.LevelInfo, "stream closed", attrs...)
-	if closed != nil && (closed.Code == stream.CloseStuck || strings.HasPrefix(closed.Reason, relay.SlowConsumer)) {
-		t.tellSlow(c)
-	}
 }

@@ -52,6 +52,7 @@ type TrafficController struct {
 	hub          *fanout.Hub
 	pump         *fanout.Pump
 	tails        tails
+	readers      readers
 	api          *api.API
 	access       access
 	events       chan *loggregatorv2.Envelope // to be emitted
@@ -171,9 +172,10 @@ func (t *TrafficController) buildTails() (err error) {
 	t.hub, t.pump, err = fanout.NewPump(fanout.Config{
 		Name: cfg.Name, TailBytes: cfg.TailQueueBytes, AllBytes: cfg.TailsQueueBytes,
 		GatherWithin: cfg.GatherTimeout, LostAfter: lostAfter, Heartbeat: cfg.Heartbeat,
+		Slow: cfg.Slow[classTail], SlowOld: cfg.Slow[classTailOld],
 	}, fanout.PumpConfig{
 		StuckTimeout: cfg.StuckTimeout, OldTimeout: cfg.SlowTimeout, Copies: t.tls != nil, Fetch: t.dialer.History, Fetches: 16,
-	}, t.readLog, func() { t.tails.slow.Add(1) })
+	}, t.readLog)
 	if err != nil {
 		return fmt.Errorf("tails: %w", err)
 	}

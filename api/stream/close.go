@@ -18,8 +18,10 @@ import (
 // written; the connection is over all the same. On a connection that is closed
 // already Close waits for that and returns nil.
 func (c *Conn) Close(code CloseCode, reason string) error {
-	c.said.CompareAndSwap(nil, &CloseError{Code: code, Reason: reason})
+	said := &CloseError{Code: code, Reason: reason}
+	c.said.CompareAndSwap(nil, said) // before a Read can fail for it
 	if !c.closing.CompareAndSwap(false, true) {
+		c.said.CompareAndSwap(said, nil)
 		<-c.done
 		return nil
 	}
@@ -32,8 +34,8 @@ func (c *Conn) Close(code CloseCode, reason string) error {
 	return err
 }
 
-// Said is how this side was first told to close the connection, or nil. A
-// Read that fails meanwhile finds it.
+// Said is how this side has closed the connection, or nil. A Read that fails for
+// it finds it.
 func (c *Conn) Said() *CloseError { return c.said.Load() }
 
 // CloseNow ends the connection at once, without a word.

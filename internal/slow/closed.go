@@ -56,3 +56,12 @@ func (c *Closed[T]) forget(now time.Time) {
 	clear(c.list[:n])
 	c.list = c.list[n:]
 }
+
+// Who is a reader, for views.
+type Who struct {
+	Class     string // kind of reader, which has a policy
+	Remote    string // address
+	Forwarded string // what proxies say of it
+	UserAgent string
+	User      string // empty if it is not known
+}

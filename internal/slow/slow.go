@@ -27,8 +27,8 @@ const Consumer = "slow consumer"
 // Reason says why a reader is cut: it is behind.
 func Reason(l Lag) string { return Consumer + ": " + l.String() }
 
-// Stuck says why a reader is cut that has taken nothing for so long.
-func Stuck(took time.Duration, l Lag) string {
+// StuckReason says why a reader is cut that has taken nothing for so long.
+func StuckReason(took time.Duration, l Lag) string {
 	return fmt.Sprintf("%s: took nothing for %v, %s", Consumer, took, l)
 }
 
@@ -64,7 +64,7 @@ const (
 func (j *Judge) Look(p Policy, l Lag) Verdict {
 	loses := l.Dropped > j.last.Dropped
 	j.last = l
-	if !p.over(l) && !loses {
+	if !p.Over(l) && !loses {
 		j.looks = 0
 		return Fine
 	}
@@ -82,8 +82,8 @@ func (j *Judge) Look(p Policy, l Lag) Verdict {
 	return Slow
 }
 
-// over tells whether a lag is over a limit.
-func (p Policy) over(l Lag) bool { return p.old(l) || p.big(l) }
+// Over tells whether a lag is over a limit.
+func (p Policy) Over(l Lag) bool { return p.old(l) || p.big(l) }
 
 func (p Policy) old(l Lag) bool { return p.Age > 0 && l.Age > p.Age }
 
@@ -94,3 +94,17 @@ func (p Policy) big(l Lag) bool { return p.Bytes > 0 && l.Bytes > uint64(p.Bytes
 func (p Policy) catchesUp(from, to Lag) bool {
 	return to.Dropped == from.Dropped && (!p.old(to) || to.Age < from.Age) && (!p.big(to) || to.Bytes < from.Bytes)
 }
+
+// Cut is why a slow reader was cut.
+type Cut int
+
+// The causes.
+const (
+	NotCut  Cut = iota
+	Lagging     // over its limits of lag
+	Stuck       // took nothing for too long
+	NumCuts
+)
+
+// String is the name that metrics have for it.
+func (c Cut) String() string { return [...]string{"not", "lag", "stuck"}[c] }

@@ -59,7 +59,7 @@ func TestTheReasonFitsIntoACloseFrame(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	l = Lag{Envelopes: 99_999_999_999, Age: 99*time.Hour + 59*time.Second, Bytes: 1<<40 - 1<<30, Dropped: 99_999_999_999}
-	if s := Stuck(time.Hour, l); len(s) > 123 || !strings.HasPrefix(s, "slow consumer: took nothing for 1h0m0s, 99,999,999,999 envelopes (") {
+	if s := StuckReason(time.Hour, l); len(s) > 123 || !strings.HasPrefix(s, "slow consumer: took nothing for 1h0m0s, 99,999,999,999 envelopes (") {
 		t.Errorf("%d bytes: %q", len(s), s)
 	}
 }

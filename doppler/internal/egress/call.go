@@ -143,7 +143,7 @@ func (c *call) end(why error) {
 func (c *call) look(now time.Time) {
 	limit, policy := c.server.cfg.StuckTimeout, c.server.cfg.SlowCall
 	if since := c.since.Load(); since != 0 && now.Sub(time.Unix(0, since)) > limit {
-		c.cutFor(Stuck, slow.Stuck(limit, c.lagNow(now)))
+		c.cutFor(slow.Stuck, slow.StuckReason(limit, c.lagNow(now)))
 	}
 	if now.Sub(c.looked) < c.server.cfg.Heartbeat || now.Sub(c.view.since) < policy.Age {
 		return
@@ -154,7 +154,7 @@ func (c *call) look(now time.Time) {
 		lag = slow.Lag{Dropped: lag.Dropped}
 	}
 	if c.slow = c.judge.Look(policy, lag) == slow.Slow; c.slow && policy.Cut {
-		c.cutFor(Lagging, slow.Reason(lag))
+		c.cutFor(slow.Lagging, slow.Reason(lag))
 	}
 }
 
@@ -164,7 +164,7 @@ func (c *call) lagNow(now time.Time) slow.Lag {
 }
 
 // cutFor ends the call of a slow reader, once.
-func (c *call) cutFor(why Cut, reason string) {
+func (c *call) cutFor(why slow.Cut, reason string) {
 	select {
 	case <-c.cut:
 	default:

@@ -73,13 +73,11 @@ type Server struct {
 	pings  *stream.KeepAlive
 	reads  chan struct{} // bounds concurrent history reads
 
-	resumes resumes
-
 	accepted func() (accepted, dropped uint64)
 
 	sent     [NumFramings]atomic.Uint64 // envelopes written to readers
 	refused  [NumRefusals]atomic.Uint64 // calls
-	cuts     [NumFramings][NumCuts]atomic.Uint64
+	cuts     [NumFramings][slow.NumCuts]atomic.Uint64
 	readers  atomic.Uint64 // members and links that ever began to read
 	sessions sync.WaitGroup
 	draining atomic.Bool
@@ -298,9 +296,6 @@ func (s *Server) over(q *quiet) bool {
 }
 
 func (s *Server) drained() bool {
-	if s.resumes.goOn(time.Now()) {
-		return false // who has not caught up yet would miss it
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
@@ -421,7 +416,7 @@ type Stats struct {
 	SentBy        [NumFramings]uint64 // the same, by framing
 	Dropped       uint64              // envelopes told as gaps
 	Refused       [NumRefusals]uint64 // calls over gRPC
-	Cuts          [NumFramings][NumCuts]uint64
+	Cuts          [NumFramings][slow.NumCuts]uint64
 	Subscriptions int
 	Groups        int
 }
@@ -473,8 +468,8 @@ func endOf(conn *stream.Conn, err error) stream.CloseError {
 // hangUp ends a connection that cannot be written to any more.
 func (s *Server) hangUp(conn *stream.Conn, err error, lag func(time.Time) slow.Lag) {
 	if errors.Is(err, stream.ErrStuck) {
-		s.cuts[ByWebSocket][Stuck].Add(1)
-		_ = conn.Close(stream.CloseStuck, slow.Stuck(s.cfg.StuckTimeout, lag(time.Now())))
+		s.cuts[ByWebSocket][slow.Stuck].Add(1)
+		_ = conn.Close(stream.CloseStuck, slow.StuckReason(s.cfg.StuckTimeout, lag(time.Now())))
 		return
 	}
 	conn.CloseNow()

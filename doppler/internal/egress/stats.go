@@ -49,16 +49,3 @@ const (
 
 // String is the name that the metric has for it.
 func (r Refusal) String() string { return [...]string{"bad_request", "over_limit", "stopping"}[r] }
-
-// Cut is why a reader was cut.
-type Cut int
-
-// The causes.
-const (
-	Lagging Cut = iota // over its limits of lag
-	Stuck              // took nothing for too long
-	NumCuts
-)
-
-// String is the name that the metric has for it.
-func (c Cut) String() string { return [...]string{"lag", "stuck"}[c] }

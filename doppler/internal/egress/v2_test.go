@@ -182,11 +182,11 @@ func TestV2CallsShareGroups(t *testing.T) {
 			if err != nil {
 				return
 			}
+			ws.settle(b) // before the last line ends the test
 			for _, l := range ws.lines {
 				_, line, _ := strings.Cut(l, ": ")
 				got <- line
 			}
-			ws.settle(b)
 		}
 	}()
 	d.emit("app", total)

@@ -47,10 +47,11 @@ type Config struct {
 	LogCache http.Handler
 }
 
-// Access tells whether a request may go on. If not, it has answered.
+// Access tells whether a request may go on, and who asks, if that is known. If
+// not, it has answered.
 type Access interface {
-	Firehose(w http.ResponseWriter, r *http.Request) bool
-	App(w http.ResponseWriter, r *http.Request, id string) bool
+	Firehose(w http.ResponseWriter, r *http.Request) (user string, ok bool)
+	App(w http.ResponseWriter, r *http.Request, id string) (user string, ok bool)
 }
 
 // API answers requests. It is an http.Handler.
@@ -133,7 +134,7 @@ func cleanPath(p string) string {
 // forAdmins serves only who may read everything.
 func (a *API) forAdmins(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if a.cfg.Access.Firehose(w, r) {
+		if _, ok := a.cfg.Access.Firehose(w, r); ok {
 			next(w, r)
 		}
 	}
@@ -254,7 +255,11 @@ func noSuchPath(w http.ResponseWriter, r *http.Request, id string) bool {
 }
 
 func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
-	if noSuchPath(w, r, "subscription") || !a.cfg.Access.Firehose(w, r) {
+	if noSuchPath(w, r, "subscription") {
+		return
+	}
+	user, ok := a.cfg.Access.Firehose(w, r)
+	if !ok {
 		return
 	}
 	parse := parseFirehose
@@ -266,6 +271,7 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	q.User = user
 	dismiss, ok := a.admit(w)
 	if !ok {
 		return
@@ -282,7 +288,11 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) tail(w http.ResponseWriter, r *http.Request) {
-	if noSuchPath(w, r, "id") || !a.cfg.Access.App(w, r, r.PathValue("id")) {
+	if noSuchPath(w, r, "id") {
+		return
+	}
+	user, ok := a.cfg.Access.App(w, r, r.PathValue("id"))
+	if !ok {
 		return
 	}
 	parse := a.parseTail
@@ -294,6 +304,7 @@ func (a *API) tail(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	q.User = user
 	dismiss, ok := a.admit(w)
 	if !ok {
 		return

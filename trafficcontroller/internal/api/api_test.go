@@ -23,8 +23,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type everybody struct{}
 
-func (everybody) Firehose(http.ResponseWriter, *http.Request) bool    { return true }
-func (everybody) App(http.ResponseWriter, *http.Request, string) bool { return true }
+func (everybody) Firehose(http.ResponseWriter, *http.Request) (string, bool) { return "user-1", true }
+func (everybody) App(http.ResponseWriter, *http.Request, string) (string, bool) {
+	return "user-1", true
+}
 
 // served is an API whose streams are noted and closed.
 type served struct {

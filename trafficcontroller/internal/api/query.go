@@ -53,6 +53,7 @@ type Client struct {
 	Remote    string // address
 	Forwarded string // what proxies say of it
 	UserAgent string
+	User      string // id that UAA knows, or that of a client of UAA; empty if it is not known
 	Path      string
 	URL       string // with the query
 }

@@ -7,6 +7,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -41,6 +42,9 @@ type Identity struct {
 	// Expires is in Unix seconds; 0 if the token does not say.
 	Expires int64
 }
+
+// Name is the user, else the client of UAA; empty if neither is known.
+func (i Identity) Name() string { return cmp.Or(i.UserID, i.ClientID) }
 
 // Verifier checks a token, without its scheme word. The error wraps
 // ErrInvalidToken when the token is known to be bad; any other error means that

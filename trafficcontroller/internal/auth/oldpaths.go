@@ -61,7 +61,7 @@ func (a *Auth) appLogs(ctx context.Context, r *http.Request, guid string) Decisi
 	if why := statusReason(status); why != Allowed {
 		return refuseApp(why)
 	}
-	return allow(Identity{})
+	return allow(claimedIdentity(token)) // Cloud Controller takes the token for good
 }
 
 func refuseApp(why Reason) Decision {

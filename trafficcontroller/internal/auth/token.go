@@ -57,20 +57,39 @@ func askable(id string) bool {
 	return id != "" && id != "." && id != ".." && len(id) <= maxIDBytes
 }
 
-// claimedExpiry is the exp of a token that looks like a JWT. Nothing is
-// verified: it can only make a yes be believed for less long.
-func claimedExpiry(token string) (time.Time, bool) {
+// claims reads the payload of a token that looks like a JWT. Nothing is
+// verified.
+func claims(token string, into any) bool {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, ok := strings.Cut(rest, ".")
 	if !ok {
-		return time.Time{}, false
+		return false
 	}
 	data, err := base64.RawURLEncoding.DecodeString(payload)
-	var claims struct {
+	return err == nil && json.Unmarshal(data, into) == nil
+}
+
+// claimedExpiry is the exp of a token: it can only make a yes be believed for
+// less long.
+func claimedExpiry(token string) (time.Time, bool) {
+	var c struct {
 		Exp *float64 `json:"exp"`
 	}
-	if err != nil || json.Unmarshal(data, &claims) != nil || claims.Exp == nil || *claims.Exp > 1e12 || *claims.Exp < 0 {
+	if !claims(token, &c) || c.Exp == nil || *c.Exp > 1e12 || *c.Exp < 0 {
 		return time.Time{}, false
 	}
-	return time.Unix(int64(*claims.Exp), 0), true
+	return time.Unix(int64(*c.Exp), 0), true
+}
+
+// claimedIdentity is who a token says it speaks for, as far as it can be read. It
+// is for views, and for tokens that somebody has verified.
+func claimedIdentity(token string) Identity {
+	var c struct {
+		UserID   string `json:"user_id"`
+		ClientID string `json:"client_id"`
+	}
+	if !claims(token, &c) {
+		return Identity{}
+	}
+	return Identity{UserID: c.UserID, ClientID: c.ClientID}
 }

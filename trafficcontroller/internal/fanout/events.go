@@ -206,7 +206,7 @@ func (h *Hub) fin(l *link, end uint64) {
 func (h *Hub) refused(w *watch, why string) {
 	for _, g := range w.source.groups {
 		for _, t := range g.tails {
-			h.cfg.End(t, stream.CloseOverLimit, w.link.name+": "+why)
+			t.finish(&ending{CloseError: stream.CloseError{Code: stream.CloseOverLimit, Reason: w.link.name + ": " + why}})
 		}
 	}
 }

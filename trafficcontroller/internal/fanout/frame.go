@@ -29,8 +29,9 @@ type frame struct {
 	records []byte // in buf
 	gaps    []*streampb.Gap
 	placed  bool
-	pinned  bool // told whatever else is dropped
-	old     bool // buf holds finished frames of the old framing, maybe none
+	made    int64 // unix ns; of those with envelopes
+	pinned  bool  // told whatever else is dropped
+	old     bool  // buf holds finished frames of the old framing, maybe none
 
 	// in the budget's list; guarded by its mu
 	prev, next *frame
@@ -234,6 +235,9 @@ func (m *maker) frame(s *spec, h holders, size int) *frame {
 		buf: stream.NewBuffer(size), budget: m.budget, doppler: s.doppler, epoch: s.epoch, old: s.old,
 		first: s.first, end: s.end, matched: s.matched, count: uint64(len(s.records)), gaps: s.gaps, placed: s.placed, holders: h,
 		share: h.share(),
+	}
+	if f.count > 0 {
+		f.made = m.now().UnixNano()
 	}
 	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
 	for _, g := range s.gaps {

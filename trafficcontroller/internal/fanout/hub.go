@@ -11,6 +11,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Config is what a Hub needs. Every field has to be set.
@@ -20,7 +21,9 @@ type Config struct {
 	AllBytes     int64         // that all tails may hold, shared frames counted once
 	GatherWithin time.Duration // how long history of one Doppler waits for that of the others
 	LostAfter    time.Duration // how long a Doppler may be away from the set before it is given up
-	Heartbeat    time.Duration // longest silence on a tail
+	Heartbeat    time.Duration // longest silence on a tail; how often it is looked at
+	Slow         slow.Policy
+	SlowOld      slow.Policy // of tails of the old framing
 
 	// Read is called with what a leg needs to know; the answer comes with
 	// Hub.Answer. Ready is called when a tail that had nothing to write has
@@ -51,9 +54,10 @@ type Hub struct {
 	spread  uint32 // that hello says
 	beat    *frame
 	beatAt  time.Time
-	last    uint64 // number of a tail
-	serial  uint64 // of a read
-	runs    spec   // scratch
+	looked  time.Time // at how far tails are behind
+	last    uint64    // number of a tail
+	serial  uint64    // of a read
+	runs    spec      // scratch
 
 	received atomic.Uint64 // envelopes that came over links
 }
@@ -415,6 +419,12 @@ func (h *Hub) Tick(now time.Time) {
 		}
 	}
 	h.heartbeat()
+	if now.Sub(h.looked) >= h.cfg.Heartbeat {
+		h.looked = now
+		for t := range h.tails {
+			t.look()
+		}
+	}
 }
 
 // heartbeat gives a sign of life to tails that have had nothing for a while.

@@ -208,10 +208,10 @@ func (t *Tail) advance(g *leg) {
 	case g.want == wantNewest:
 		t.hub.readNewest(t, g)
 	default:
-		if _, past, _ := t.q.level(); past > 0 {
+		if _, past := t.q.level(); past > 0 {
 			t.wants.Store(true) // goes on when the tail has had what was read
 			// It may have had it just now.
-			if _, past, _ = t.q.level(); past > 0 || !t.wants.Swap(false) {
+			if _, past = t.q.level(); past > 0 || !t.wants.Swap(false) {
 				return
 			}
 		}
@@ -279,7 +279,7 @@ func (t *Tail) hold(g *leg, f *frame) {
 	g.short = append(g.short, g.fixed)
 	g.bytes += f.size()
 	t.heldBytes += f.size()
-	live, _, _ := t.q.level()
+	live, _ := t.q.level()
 	for live+t.heldBytes > t.hub.cfg.TailBytes && t.letGo(g) {
 	}
 }

@@ -3,7 +3,6 @@ package fanout
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Fetch reads history: the body of what the Doppler at addr answers to query
@@ -50,16 +50,14 @@ type Pump struct {
 	pace    time.Duration
 	armed   bool
 	stopped bool
-
-	slow func() // called for each reader that was cut
 }
 
 // NewPump makes a Hub and the Pump for it; Read, Ready and End of the Hub's
-// configuration are the Pump's own. slow is called for each tail that is cut.
-func NewPump(hub Config, cfg PumpConfig, log *slog.Logger, slow func()) (*Hub, *Pump, error) {
+// configuration are the Pump's own.
+func NewPump(hub Config, cfg PumpConfig, log *slog.Logger) (*Hub, *Pump, error) {
 	p := &Pump{
 		cfg: cfg, log: log, workers: max(2, runtime.GOMAXPROCS(0)), pace: minPace,
-		fetches: make(chan struct{}, cfg.Fetches), slow: slow,
+		fetches: make(chan struct{}, cfg.Fetches),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	hub.Read, hub.Ready, hub.End = p.read, p.schedule, p.end
@@ -104,7 +102,6 @@ func (p *Pump) begin(f func()) {
 func (p *Pump) end(t *Tail, code stream.CloseCode, reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t.ended.CompareAndSwap(nil, &stream.CloseError{Code: code, Reason: reason})
 	p.begin(func() { _ = t.conn.Close(code, reason) })
 }
 
@@ -255,7 +252,7 @@ func (f *flusher) flush(t *Tail) {
 		return
 	}
 	if t.wants.Load() {
-		if _, past, _ := t.q.level(); past == 0 && t.wants.Swap(false) {
+		if _, past := t.q.level(); past == 0 && t.wants.Swap(false) {
 			f.pump.hub.drained(t)
 		}
 	}
@@ -357,16 +354,9 @@ func (p *Pump) stuckTimeout(t *Tail) time.Duration {
 // failed ends a tail that could not be written to.
 func (p *Pump) failed(t *Tail, err error) {
 	if !errors.Is(err, stream.ErrStuck) {
-		p.end(t, stream.CloseGoingAway, "connection lost")
+		t.gone()
 		return
 	}
-	lag, _ := t.q.waiting()
-	_, _, dropped := t.q.level()
-	p.slow()
-	if t.options.Old {
-		// To old clients this code means "too slow" (protocol, sharp edge 4).
-		p.end(t, stream.CloseNormal, fmt.Sprintf("slow consumer: took nothing for %v: %d envelopes waiting, %d dropped", p.cfg.OldTimeout, lag, dropped))
-		return
-	}
-	p.end(t, stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d envelopes waiting, %d dropped", p.cfg.StuckTimeout, lag, dropped))
+	lag := t.q.waiting(time.Now())
+	t.cut(slow.Stuck, lag, slow.StuckReason(p.stuckTimeout(t), lag))
 }

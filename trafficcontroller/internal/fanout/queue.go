@@ -2,8 +2,10 @@ package fanout
 
 import (
 	"sync"
+	"time"
 
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // queue is what a tail has still to be sent. When it holds too much, the
@@ -14,6 +16,7 @@ type queue struct {
 	live    int64   // bytes of the frames that came over a link
 	past    int64   // bytes of history
 	spill   int64   // bytes copied for a socket that does not take them
+	taken   content // being written
 	busy    bool    // somebody has been told to flush it
 	closed  bool
 
@@ -180,6 +183,7 @@ func (l *loss) spec() *spec {
 func (q *queue) take(dst []entry, maxBytes int64) []entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.taken = content{}
 	if len(q.entries) == 0 || q.closed {
 		q.busy = false
 		return dst
@@ -194,6 +198,7 @@ func (q *queue) take(dst []entry, maxBytes int64) []entry {
 			break
 		}
 		q.account(e, -1)
+		q.taken.add(e.f)
 		dst = append(dst, e)
 		q.entries[n] = entry{}
 	}
@@ -218,6 +223,7 @@ const (
 func (q *queue) flushed() state {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.taken = content{}
 	switch {
 	case len(q.entries) == 0:
 		q.busy = false
@@ -235,23 +241,43 @@ func (q *queue) spilled(bytes int64) {
 	q.mu.Unlock()
 }
 
-// level tells what is held.
-func (q *queue) level() (live, past int64, dropped uint64) {
+// level tells how many bytes are held.
+func (q *queue) level() (live, past int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.live + q.spill, q.past, q.dropped
+	return q.live + q.spill, q.past
 }
 
-// waiting is what is in the queue.
-func (q *queue) waiting() (envelopes uint64, bytes int64) {
+// content is envelopes that wait.
+type content struct {
+	envelopes uint64
+	oldest    int64 // when the oldest of them came; 0 without any
+}
+
+func (c *content) add(f *frame) {
+	if f == nil || f.count == 0 {
+		return
+	}
+	c.envelopes += f.count
+	if c.oldest == 0 {
+		c.oldest = f.made
+	}
+}
+
+// waiting is what is in the queue, or being written.
+func (q *queue) waiting(now time.Time) slow.Lag {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	c := q.taken
 	for _, e := range q.entries {
-		if e.f != nil {
-			envelopes += e.f.count
-		}
+		c.add(e.f)
 	}
-	return envelopes, q.live + q.past + q.spill
+	l := slow.Lag{Envelopes: c.envelopes, Dropped: q.dropped}
+	if c.oldest != 0 {
+		l.Bytes = uint64(q.live + q.past + q.spill)
+		l.Age = max(now.Sub(time.Unix(0, c.oldest)), 0)
+	}
+	return l
 }
 
 // close lets go of everything; what is pushed later is dropped at once.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Conn is the part of a stream.Conn that a tail needs.
@@ -34,8 +35,7 @@ type Options struct {
 	// message, gaps as log lines, nothing else. There is no history then.
 	Old bool
 
-	Remote    string // address, for the view
-	UserAgent string
+	Who slow.Who // for views
 }
 
 // Tail is one client of one source. It belongs to its Hub.
@@ -58,6 +58,8 @@ type Tail struct {
 	legs      []*leg
 	marks     []mark
 	heldBytes int64
+	judge     slow.Judge
+	isSlow    bool
 	gathering bool  // the first history has not been sent
 	live      bool  // the client knows that history is over
 	sent      int   // envelopes of it that were
@@ -69,7 +71,7 @@ type Tail struct {
 	wrote atomic.Int64 // unix ns of the last write
 	slow  atomic.Bool  // its last write had to wait
 
-	ended atomic.Pointer[stream.CloseError] // why this side has closed it
+	ended atomic.Pointer[ending]
 
 	envelopes atomic.Uint64 // written
 	bytes     atomic.Uint64 // written
@@ -261,58 +263,4 @@ func (t *Tail) tick() {
 		}
 	}
 	t.endPast()
-}
-
-// Ended is how this side has closed the tail's connection, or nil. It may be
-// called at any time.
-func (t *Tail) Ended() *stream.CloseError { return t.ended.Load() }
-
-// Row is what a view shows of a tail.
-type Row struct {
-	Number    uint64
-	Source    string
-	Filter    string
-	Remote    string
-	UserAgent string
-	Opened    time.Time
-	Lag       uint64 // envelopes
-	LagBytes  int64
-	Sent      uint64 // envelopes
-	Bytes     uint64
-	Dropped   uint64 // envelopes, for its own slowness
-	Gaps      uint64 // gaps told
-	Joining   bool   // has not all its history yet
-}
-
-// Row may be called at any time, also after Close.
-func (t *Tail) Row() Row {
-	t.hub.mu.Lock()
-	defer t.hub.mu.Unlock()
-	return t.row()
-}
-
-func (t *Tail) row() Row {
-	lag, bytes := t.q.waiting()
-	_, _, dropped := t.q.level()
-	for _, g := range t.legs {
-		for _, f := range g.held {
-			lag += f.count
-		}
-	}
-	return Row{
-		Number: t.number, Source: t.options.Source, Filter: t.filter.String(), Remote: t.options.Remote,
-		UserAgent: t.options.UserAgent, Opened: t.opened, Lag: lag, LagBytes: bytes + t.heldBytes,
-		Sent: t.envelopes.Load(), Bytes: t.bytes.Load(), Dropped: dropped, Gaps: t.gaps.Load(), Joining: t.gathering || len(t.legs) > 0,
-	}
-}
-
-// Rows shows every tail.
-func (h *Hub) Rows() []Row {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	rows := make([]Row, 0, len(h.tails))
-	for t := range h.tails {
-		rows = append(rows, t.row())
-	}
-	return rows
 }

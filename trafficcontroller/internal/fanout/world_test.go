@@ -406,7 +406,7 @@ func (w *world) flush(c *client, limit int64) bool {
 	}
 	c.tail.q.flushed()
 	if c.tail.wants.Load() {
-		if _, past, _ := c.tail.q.level(); past == 0 && c.tail.wants.Swap(false) {
+		if _, past := c.tail.q.level(); past == 0 && c.tail.wants.Swap(false) {
 			w.hub.drained(c.tail)
 		}
 	}

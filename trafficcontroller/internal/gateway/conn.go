@@ -86,11 +86,6 @@ var errOver = errors.New("the stream is over")
 func (c *Conn) write(bufs [][]byte, timeout time.Duration) error {
 	for _, b := range bufs {
 		for len(b) > 0 {
-			select {
-			case <-c.done:
-				return errOver
-			default:
-			}
 			part := b[:min(len(b), piece)]
 			b = b[len(part):]
 			if err := c.writePart(part, timeout); err != nil {
@@ -106,6 +101,11 @@ func (c *Conn) writePart(p []byte, timeout time.Duration) error {
 	if err := c.ctl.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
 		return fmt.Errorf("write events: %w", err)
 	}
+	select {
+	case <-c.done: // looked at after the deadline is set, which end may have shortened
+		return errOver
+	default:
+	}
 	_, err := c.w.Write(p)
 	if err == nil {
 		err = c.ctl.Flush()
@@ -119,8 +119,12 @@ func (c *Conn) writePart(p []byte, timeout time.Duration) error {
 	return nil
 }
 
-// sayTimeout bounds what this package itself writes.
-const sayTimeout = 5 * time.Second
+// sayTimeout bounds what this package itself writes, lastTimeout what is being
+// written when the stream ends.
+const (
+	sayTimeout  = 5 * time.Second
+	lastTimeout = time.Second
+)
 
 // say writes an event, unless somebody is writing: then it is not needed, or
 // could not be heard.
@@ -155,8 +159,8 @@ func (c *Conn) settle() {
 	defer c.mu.Unlock()
 }
 
-// Close ends the stream after what is being written. The code and the reason
-// are for the log: to the client the body ends.
+// Close ends the stream after what is being written, for which the client has a
+// moment. The code and the reason are for the log: to the client the body ends.
 func (c *Conn) Close(code stream.CloseCode, reason string) error {
 	c.end(code, reason)
 	return nil
@@ -170,6 +174,7 @@ func (c *Conn) end(code stream.CloseCode, reason string) {
 	defer c.endMu.Unlock()
 	if c.why == nil {
 		c.why = &stream.CloseError{Code: code, Reason: reason}
+		_ = c.ctl.SetWriteDeadline(time.Now().Add(lastTimeout)) // where there are none, a write fails itself
 		close(c.done)
 	}
 }

@@ -13,8 +13,8 @@ import (
 // Config is what a Gateway needs. Every field has to be set.
 type Config struct {
 	// Allow tells whether the request may read these sources, all of them if
-	// there is none; if not, it has answered.
-	Allow func(w http.ResponseWriter, r *http.Request, sources []string) bool
+	// there is none, and who asks, if that is known; if not, it has answered.
+	Allow func(w http.ResponseWriter, r *http.Request, sources []string) (user string, ok bool)
 	// Admit counts a new stream until dismiss is called, or says why none can
 	// be served now.
 	Admit func() (dismiss func(), err error)
@@ -59,10 +59,12 @@ func (f refusal) answer(w http.ResponseWriter) { http.Error(w, f.body+"\n", f.st
 // ServeHTTP streams until the client leaves or has to come back.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := r.URL.Query()
-	if !g.cfg.Allow(w, r, v["source_id"]) {
+	user, ok := g.cfg.Allow(w, r, v["source_id"])
+	if !ok {
 		return
 	}
 	q, bad := parse(r, v)
+	q.User = user
 	if bad != nil {
 		bad.answer(w)
 		return

@@ -41,11 +41,11 @@ type stage struct {
 func newStage(t *testing.T, heartbeat, timeout time.Duration) *stage {
 	s := &stage{t: t, opened: make(chan *Conn, 10), queries: make(chan Query, 10)}
 	g := New(Config{
-		Allow: func(w http.ResponseWriter, _ *http.Request, _ []string) bool {
+		Allow: func(w http.ResponseWriter, _ *http.Request, _ []string) (string, bool) {
 			if s.forbid {
 				w.WriteHeader(http.StatusNotFound)
 			}
-			return !s.forbid
+			return "", !s.forbid
 		},
 		Admit: func() (func(), error) { return func() {}, s.refuse },
 		Open: func(c *Conn, q Query, closed func()) error {
@@ -259,6 +259,30 @@ func TestClientThatStopsReading(t *testing.T) {
 		t.Errorf("%v, want it stuck", err)
 	}
 	_ = c.Close(stream.CloseStuck, "stuck")
+}
+
+// A client that is cut while it takes nothing is not waited for.
+func TestClientThatIsCutWhileItIsWrittenTo(t *testing.T) {
+	s := newStage(t, time.Minute, time.Minute)
+	s.do(http.MethodGet, "?log")
+	c := <-s.opened
+	event := []byte("data: " + strings.Repeat("x", 64<<20) + "\n\n") // more than sockets hold
+	failed := make(chan error, 1)
+	go func() { failed <- c.WriteFrames([][]byte{event}, nil, time.Hour) }()
+	for c.mu.TryLock() {
+		c.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(300 * time.Millisecond) // until sockets are full, most likely
+	_ = c.Close(stream.CloseStuck, "slow")
+	select {
+	case err := <-failed:
+		if err == nil {
+			t.Error("all of it was taken")
+		}
+	case <-time.After(20 * lastTimeout):
+		t.Error("the write goes on")
+	}
 }
 
 func TestClientThatLeaves(t *testing.T) {

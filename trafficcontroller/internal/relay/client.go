@@ -3,7 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Client is one connection to the Firehose.
@@ -25,6 +26,7 @@ type Client struct {
 
 	wake  chan struct{} // capacity 1: queue or end
 	wrote atomic.Int64  // unix nanoseconds
+	heard atomic.Uint64 // heartbeats of Dopplers
 
 	sent, bytes, gaps, missed atomic.Uint64
 
@@ -49,6 +51,8 @@ type Client struct {
 	queued  int // bytes
 	ended   bool
 	closed  *stream.CloseError // why this side closed it
+	taken   waiting            // what is being written
+	watch   watch
 }
 
 // item is one message on its way to the client.
@@ -62,6 +66,7 @@ type item struct {
 	count  uint32
 	gaps   int
 	missed uint64 // envelopes in gaps
+	at     int64  // when it came, by the relay's clock
 }
 
 // hello is the first message.
@@ -86,6 +91,7 @@ func (c *Client) push(i item) {
 		i.buf.Release()
 		return
 	}
+	i.at = c.relay.clock.Load()
 	c.queue = append(c.queue, i)
 	c.queued += i.buf.Len()
 	c.mu.Unlock()
@@ -218,17 +224,6 @@ func (c *Client) cursor() string {
 	return stream.EncodeCursor(cursor)
 }
 
-// lag is how many envelopes the Dopplers say the client is behind.
-func (c *Client) lag() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := uint64(0)
-	for _, m := range c.members {
-		n += m.lag.Load()
-	}
-	return n
-}
-
 // read takes what the client says until the connection ends.
 func (c *Client) read() {
 	defer c.relay.wg.Done()
@@ -241,6 +236,10 @@ func (c *Client) read() {
 	c.relay.mu.Lock()
 	delete(c.relay.clients, c)
 	c.relay.mu.Unlock()
+	c.mu.Lock()
+	l, _ := c.behind(time.Now())
+	c.end(slow.NotCut, l)
+	c.mu.Unlock()
 	c.finish()
 	_ = c.conn.Close(code, reason)
 	c.mu.Lock()
@@ -452,8 +451,10 @@ func (c *Client) take(into []item) (_ []item, ended bool) {
 		return into, true
 	}
 	n, size := 0, 0
+	c.taken = waiting{}
 	for n < len(c.queue) && (n == 0 || size+c.queue[n].buf.Len() <= maxWrite) {
 		size += c.queue[n].buf.Len()
+		c.taken.add(&c.queue[n])
 		n++
 	}
 	into = append(into, c.queue[:n]...)
@@ -468,6 +469,7 @@ func (c *Client) take(into []item) (_ []item, ended bool) {
 func (c *Client) putBack() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.taken = waiting{}
 	c.queue = slices.Insert(c.queue, 0, c.batch...)
 	for i := range c.batch {
 		c.queued += c.batch[i].buf.Len()
@@ -524,34 +526,18 @@ func (c *Client) pay() {
 // failed closes the connection of a client that cannot be written to. What
 // waits for it goes back to the Dopplers.
 func (c *Client) failed(err error) {
+	stuck := errors.Is(err, stream.ErrStuck)
 	c.mu.Lock()
-	waiting := len(c.queue)
-	c.ended = true
-	c.dropQueue()
+	l, _ := c.behind(time.Now())
+	mine := stuck && c.end(slow.Stuck, l)
+	c.end(slow.NotCut, l)
 	c.mu.Unlock()
-	if !errors.Is(err, stream.ErrStuck) {
+	switch {
+	case mine:
+		c.closeWith(c.slowCode(), slow.StuckReason(c.stuckTimeout(), l))
+	case !stuck && !errors.Is(err, net.ErrClosed): // else somebody closes it with a code
 		c.conn.CloseNow()
-		return
 	}
-	c.relay.slow.Add(1)
-	if f := c.options.Framing; f != nil {
-		c.closeWith(f.StuckCode, fmt.Sprintf(SlowConsumer+": took nothing for %v, is %d envelopes behind, has missed %d",
-			f.StuckTimeout, c.lag(), c.missed.Load()))
-		return
-	}
-	c.closeWith(stream.CloseStuck, fmt.Sprintf("took nothing for %v: %d batches waiting here, %d envelopes behind",
-		c.stuckTimeout(), waiting, c.lag()))
-}
-
-// SlowConsumer is how the reason begins for which a client of another framing
-// than batches is cut when it is stuck.
-const SlowConsumer = "slow consumer"
-
-func (c *Client) stuckTimeout() time.Duration {
-	if f := c.options.Framing; f != nil {
-		return f.StuckTimeout
-	}
-	return c.relay.cfg.StuckTimeout
 }
 
 func (c *Client) closeWith(code stream.CloseCode, reason string) {
@@ -561,38 +547,4 @@ func (c *Client) closeWith(code stream.CloseCode, reason string) {
 	}
 	c.mu.Unlock()
 	_ = c.conn.Close(code, reason)
-}
-
-// Row is what a view shows of a client.
-type Row struct {
-	Subscription string
-	Filter       string
-	Remote       string
-	UserAgent    string
-	Opened       time.Time
-	Dopplers     int // connected
-	Lag          uint64
-	LagBytes     int // queued here
-	Sent         uint64
-	Bytes        uint64
-	Gaps         uint64
-	Dropped      uint64 // envelopes in gaps
-}
-
-// Row may be called at any time.
-func (c *Client) Row() Row {
-	row := Row{
-		Subscription: c.options.Subscription, Filter: c.options.Query.Encode(), Remote: c.options.Remote,
-		UserAgent: c.options.UserAgent, Opened: c.opened, Lag: c.lag(),
-		Sent: c.sent.Load(), Bytes: c.bytes.Load(), Gaps: c.gaps.Load(), Dropped: c.missed.Load(),
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	row.LagBytes = c.queued
-	for _, m := range c.members {
-		if m.up.Load() {
-			row.Dopplers++
-		}
-	}
-	return row
 }

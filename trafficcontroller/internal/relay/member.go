@@ -13,6 +13,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // member is one client's part in its subscription group on one Doppler.
@@ -25,7 +26,7 @@ type member struct {
 	done   chan struct{} // closed by run
 
 	up  atomic.Bool
-	lag atomic.Uint64
+	lag atomic.Pointer[slow.Lag] // as of the last heartbeat; nil while there was none
 
 	// owned by run
 	late     bool // the client was there before the Doppler could be reached
@@ -143,7 +144,7 @@ func (m *member) closed(error) {
 	m.conn = nil
 	m.mu.Unlock()
 	m.up.Store(false)
-	m.lag.Store(0)
+	m.lag.Store(nil)
 }
 
 // connTo returns the connection if the Doppler at its end has the name.
@@ -173,13 +174,21 @@ func (m *member) message(c *stream.Conn, b *stream.Buffer) error {
 	case !m.greeted:
 		err = m.hello()
 	case m.batch.GetHeartbeat() != nil:
-		m.lag.Store(m.batch.GetHeartbeat().GetLag())
+		m.heartbeat(m.batch.GetHeartbeat())
 	default:
 		m.pass(c, b)
 		return nil
 	}
 	b.Release()
 	return err
+}
+
+// heartbeat notes how far the client is behind in the ring of the Doppler.
+func (m *member) heartbeat(h *streampb.Heartbeat) {
+	m.lag.Store(&slow.Lag{
+		Envelopes: h.GetLag(), Bytes: h.GetLagBytes(), Age: time.Duration(h.GetLagAgeMillis()) * time.Millisecond,
+	})
+	m.client.heard.Add(1)
 }
 
 // hello takes the first message of a connection. Who the client talks to is

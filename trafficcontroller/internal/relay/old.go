@@ -12,11 +12,11 @@ import (
 
 // OldFraming is the framing of clients that know dropsonde: one envelope in
 // each WebSocket message (protocol/03). It is for one client. To such clients
-// the close code for a stuck one means "too slow" (protocol, sharp edge 4).
+// the close code for a slow one means "too slow" (protocol, sharp edge 4).
 func OldFraming(stuckTimeout time.Duration) *Framing {
 	d := &dropped{}
 	return &Framing{
-		StuckTimeout: stuckTimeout, StuckCode: stream.CloseNormal,
+		StuckTimeout: stuckTimeout, SlowCode: stream.CloseNormal,
 		Encoder: func() func([]byte, []*streampb.Gap, []byte) []byte {
 			f := &wsframe.Framer{}
 			return func(dst []byte, gaps []*streampb.Gap, records []byte) []byte {

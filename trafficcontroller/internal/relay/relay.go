@@ -21,6 +21,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 // Dial opens a member stream to the Doppler at addr.
@@ -51,7 +52,9 @@ type Relay struct {
 	cfg Config
 	log *daemon.QuietEach // by address of a Doppler
 
-	received, sent, bytes, missed, slow atomic.Uint64
+	received, sent, bytes, missed atomic.Uint64
+
+	clock atomic.Int64 // unix ns, as of the last tick of Run
 
 	wg sync.WaitGroup // of clients
 
@@ -64,7 +67,9 @@ type Relay struct {
 
 // New returns a Relay that knows no Doppler.
 func New(cfg Config, log *daemon.QuietEach) *Relay {
-	return &Relay{cfg: cfg, log: log, addrs: map[string]bool{}, clients: map[*Client]struct{}{}}
+	r := &Relay{cfg: cfg, log: log, addrs: map[string]bool{}, clients: map[*Client]struct{}{}}
+	r.clock.Store(time.Now().UnixNano())
+	return r
 }
 
 // Added says that there is a Doppler at addr. Clients that are there already
@@ -100,8 +105,9 @@ type Options struct {
 	Session      stream.Session // of the client; if it has none, it gets one
 	Acking       bool           // the client itself acks
 	Framing      *Framing       // nil: batches
-	Remote       string
-	UserAgent    string
+	Slow         slow.Policy
+	Who          slow.Who // for views
+	Remote       string   // told to the Dopplers
 	// Closed is called once, when the client is gone.
 	Closed func(Row, error)
 }
@@ -112,9 +118,9 @@ type Framing struct {
 	// Encoder returns what appends, ready to be written, a batch: gaps first. It
 	// is used by one goroutine; several of them may be in use at a time.
 	Encoder func() func(dst []byte, gaps []*streampb.Gap, records []byte) []byte
-	// A client that takes nothing for StuckTimeout is cut with StuckCode.
+	// A client that takes nothing for StuckTimeout is cut.
 	StuckTimeout time.Duration
-	StuckCode    stream.CloseCode
+	SlowCode     stream.CloseCode // that a slow client is cut with
 }
 
 var errStopping = errors.New("this Traffic Controller is stopping")
@@ -159,14 +165,21 @@ func (r *Relay) Open(conn Conn, o Options) error {
 	return nil
 }
 
-// Run sends heartbeats, and tells which Dopplers are given up, until ctx ends.
+// Run sends heartbeats, tells which Dopplers are given up, and looks at how far
+// clients are behind, until ctx ends.
 func (r *Relay) Run(ctx context.Context) error {
 	tick := time.NewTicker(r.cfg.Heartbeat / 4)
 	defer tick.Stop()
+	looked := time.Now()
 	for {
 		select {
 		case now := <-tick.C:
+			r.clock.Store(now.UnixNano())
 			r.heartbeat(now)
+			if now.Sub(looked) >= r.cfg.Heartbeat*7/8 {
+				looked = now
+				r.look(now)
+			}
 		case <-ctx.Done():
 			return nil
 		}
@@ -184,8 +197,10 @@ func (r *Relay) heartbeat(now time.Time) {
 		if c.options.Framing != nil || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
 			continue
 		}
+		lag := c.told()
 		b, err := metaBuffer(&streampb.Batch{Heartbeat: &streampb.Heartbeat{
-			Timestamp: now.UnixNano(), Accepted: r.received.Load(), Dropped: r.missed.Load(), Lag: c.lag(),
+			Timestamp: now.UnixNano(), Accepted: r.received.Load(), Dropped: r.missed.Load(),
+			Lag: lag.Envelopes, LagBytes: lag.Bytes, LagAgeMillis: uint64(lag.Age.Milliseconds()),
 		}})
 		if err == nil {
 			c.push(item{buf: b})
@@ -220,7 +235,6 @@ type Stats struct {
 	Received uint64 // envelopes from Dopplers
 	Sent     uint64 // envelopes written to clients
 	Bytes    uint64 // written to clients
-	Slow     uint64 // clients cut because they took nothing
 	Clients  int
 }
 
@@ -230,7 +244,7 @@ func (r *Relay) Stats() Stats {
 	defer r.mu.Unlock()
 	return Stats{
 		Received: r.received.Load(), Sent: r.sent.Load(), Bytes: r.bytes.Load(),
-		Slow: r.slow.Load(), Clients: len(r.clients),
+		Clients: len(r.clients),
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/a1ea6966/loggregator/api/stream"
 	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/internal/daemon"
+	"github.com/a1ea6966/loggregator/internal/slow"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -125,6 +126,7 @@ type stage struct {
 	t      *testing.T
 	front  *httptest.Server
 	closed chan error
+	rows   chan Row // of those closed, as they are closed
 	opts   Options
 }
 
@@ -138,14 +140,14 @@ func newStage(t *testing.T, change func(*Config)) *stage {
 	if change != nil {
 		change(&cfg)
 	}
-	s := &stage{Relay: New(cfg, daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr")), t: t, closed: make(chan error, 100)}
+	s := &stage{Relay: New(cfg, daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr")), t: t, closed: make(chan error, 100), rows: make(chan Row, 100)}
 	s.front = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := stream.Accept(w, r, stream.AcceptOptions{SocketBuffer: 16 << 10})
 		if err != nil {
 			return
 		}
 		o := s.opts
-		o.Subscription, o.Closed = "sub", func(_ Row, err error) { s.closed <- err }
+		o.Subscription, o.Closed = "sub", func(row Row, err error) { s.rows <- row; s.closed <- err }
 		if err := s.Open(conn, o); err != nil {
 			_ = conn.Close(stream.CloseGoingAway, err.Error())
 		}
@@ -226,7 +228,7 @@ func TestBatchesPassAndSentComesBack(t *testing.T) {
 	if b, _ := next(t, c); len(b.GetFins()) != 1 {
 		t.Fatalf("fin %v", b)
 	}
-	if row := s.Rows()[0]; row.Sent != 2 || row.Lag != 17 || row.Dopplers != 1 {
+	if row := s.Rows()[0]; row.Sent != 2 || row.Lag.Envelopes != 17 || row.Dopplers != 1 {
 		t.Errorf("row %+v", row)
 	}
 }
@@ -325,8 +327,8 @@ func TestStuckClientIsCutWithReason(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("it was not cut")
 	}
-	if s.Stats().Slow != 1 {
-		t.Errorf("stats %+v", s.Stats())
+	if row := <-s.rows; row.Cut != slow.Stuck || row.Lag.Envelopes == 0 {
+		t.Errorf("row %+v", row)
 	}
 }
 
