@@ -10,7 +10,7 @@ FUZZTIME ?= 60s
 BENCHTIME ?= 200ms
 BENCHOUT ?= bin/bench
 
-.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos modules deps
+.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos soak modules deps
 .PHONY: generated formatted vet vuln unit
 
 help: ## print this list
@@ -41,7 +41,7 @@ race: ## all tests, and the programs under test, with the race detector
 	go test -race -count=1 -timeout 20m ./integration/...
 
 integration: ## black-box tests of the built programs
-	go test -count=1 -timeout 10m $$(go list ./integration/... | grep -vE '/(conformance|chaos)$$')
+	go test -count=1 -timeout 10m $$(go list ./integration/... | grep -vE '/(conformance|chaos|soak)$$')
 
 # In its directory and without a package go test shows what the test prints.
 conformance: ## replays what was observed on the old system against the built programs: a line per case
@@ -52,7 +52,12 @@ conformance: ## replays what was observed on the old system against the built pr
 chaos: ## faults of networks and processes against the built programs: what each reader sees
 	@cd integration/chaos && go test -count=1 -timeout 10m
 
-check: formatted generated vet lint vuln modules deps test ## exactly what CI runs
+# LGR_SOAK is how long, such as 5m.
+soak: ## 50,000 clients come and go while others read on: 15 minutes, 5 in CI
+	@cd integration/soak && LGR_SOAK=$${LGR_SOAK:-$(if $(CI),5m,15m)} go test -count=1 -timeout 30m
+
+check: export LGR_SOAK := $(or $(LGR_SOAK),5m)
+check: formatted generated vet lint vuln modules deps test soak ## exactly what CI runs
 	@echo 'check: all green'
 
 fmt: ## format all Go code
