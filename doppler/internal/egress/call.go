@@ -160,7 +160,7 @@ func (c *call) look(now time.Time) {
 
 // lagNow is how far its group is behind. group.mu is held.
 func (c *call) lagNow(now time.Time) slow.Lag {
-	return c.group.lagLocked(now, c.server, c.server.meanBytes())
+	return c.group.lagLocked(now, c.server, c.server.meanBytes(), c.group.state.Account())
 }
 
 // cutFor ends the call of a slow reader, once.

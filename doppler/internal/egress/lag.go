@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/a1ea6966/loggregator/doppler/internal/reader"
 	"github.com/a1ea6966/loggregator/doppler/internal/ring"
 	"github.com/a1ea6966/loggregator/internal/slow"
 )
@@ -39,12 +40,11 @@ func (s *Server) meanBytes() uint64 {
 func (g *group) lag(now time.Time, s *Server, mean uint64) slow.Lag {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.lagLocked(now, s, mean)
+	return g.lagLocked(now, s, mean, g.state.Account())
 }
 
-// lagLocked is lag. mu is held.
-func (g *group) lagLocked(now time.Time, s *Server, mean uint64) slow.Lag {
-	a := g.state.Account()
+// lagLocked is lag of an account just taken. mu is held.
+func (g *group) lagLocked(now time.Time, s *Server, mean uint64, a reader.Account) slow.Lag {
 	l := slow.Lag{Envelopes: a.Lag + a.Again, Dropped: a.Dropped}
 	l.Bytes = l.Envelopes * mean
 	if off, waits := g.state.Waits(); waits {

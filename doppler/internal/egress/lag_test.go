@@ -151,3 +151,34 @@ func TestAMemberThatHasGoneIsShownWithItsClose(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// What a row says adds up whatever is appended and evicted meanwhile.
+func TestRowAddsUp(t *testing.T) {
+	d := start(t, 1<<20, nil)
+	defer d.stop()
+	member := d.dial("/v2/firehose?shard_id=a")
+	defer member.conn.CloseNow()
+	msg, recs := line(t, "app", 0)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+				d.log.Append(msg, recs)
+			}
+		}
+	}()
+	eventually(t, func() bool { rows := d.server.Subscriptions(); return len(rows) == 1 && rows[0].Dropped > 0 })
+	for range 10_000 {
+		r := d.server.Subscriptions()[0]
+		if sum := r.Acked + r.Dropped + r.InFlight + r.Lag; r.Accepted != sum {
+			t.Errorf("accepted %d is not acked %d + dropped %d + in flight %d + lag %d", r.Accepted, r.Acked, r.Dropped, r.InFlight, r.Lag)
+			break
+		}
+	}
+	close(quit)
+	<-done
+}

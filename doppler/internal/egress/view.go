@@ -121,7 +121,7 @@ func (g *group) base(now time.Time, s *Server, mean uint64) Subscription {
 		Kind: "firehose", ShardID: g.shardID, Filter: g.filter.Key(), Name: g.name,
 		Accepted: a.Accepted, Acked: a.Acked, InFlight: a.InFlight, State: "lingers",
 	}
-	base.behind(g.lagLocked(now, s, mean))
+	base.behind(g.lagLocked(now, s, mean, a))
 	return base
 }
 
