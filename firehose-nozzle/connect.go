@@ -29,20 +29,17 @@ const (
 	userAgent = "loggregator-nozzle/1"
 )
 
-// Errors of a connection that are not the network's.
-var (
-	errClosed = errors.New("by its owner")
-	errSilent = errors.New("nothing heard, not even a heartbeat")
-)
+// errClosed is an end that is not the network's.
+var errClosed = errors.New("by its owner")
 
 // link is one connection.
 type link struct {
 	*Stream
-	conn      *stream.Conn
-	number    int
-	greeted   bool
-	spread    time.Duration
-	heartbeat time.Duration
+	conn    *stream.Conn
+	idle    *stream.IdleWatch
+	number  int
+	greeted bool
+	spread  time.Duration
 }
 
 // run connects again and again. Its error is the stream's.
@@ -182,7 +179,7 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread 
 		_ = conn.Close(stream.CloseNormal, "") // Close came too early to see it
 		return false, 0, errClosed
 	}
-	l := &link{Stream: s, conn: conn, number: number, heartbeat: defaultHeartbeat}
+	l := &link{Stream: s, conn: conn, number: number}
 	err = l.follow()
 	if s.quitting() {
 		<-s.bye // the last acks go over this connection
@@ -217,18 +214,24 @@ func (s *Stream) dial(ctx context.Context, session stream.Session) (*stream.Conn
 // follow reads until the connection ends. Only the time in which it waits for
 // the server counts as silence.
 func (l *link) follow() error {
-	silence := time.AfterFunc(stream.MissedHeartbeats*l.heartbeat, l.conn.CloseNow)
-	defer silence.Stop()
+	l.idle = stream.WatchIdle(l.conn, stream.MissedHeartbeats*defaultHeartbeat)
+	err := l.readAll()
+	if dead := l.idle.Stop(); dead != nil && !l.quitting() {
+		err = fmt.Errorf("missed heartbeats: %w", dead)
+	}
+	return err
+}
+
+func (l *link) readAll() error {
 	for {
-		silence.Reset(stream.MissedHeartbeats * l.heartbeat)
 		buf, err := l.conn.Read(context.Background())
-		if heard := silence.Stop(); err != nil {
-			if !heard && !l.quitting() {
-				err = fmt.Errorf("%w for %s", errSilent, stream.MissedHeartbeats*l.heartbeat)
-			}
+		if err != nil {
 			return err
 		}
-		if err := l.message(buf); err != nil {
+		l.idle.Begin()
+		err = l.message(buf)
+		l.idle.Done()
+		if err != nil {
 			return err
 		}
 	}
@@ -321,7 +324,7 @@ func (l *link) heard(m *streampb.Batch) {
 	if hello != nil && !l.greeted {
 		l.greeted, l.spread = true, stream.Spread(hello)
 		if ms := hello.GetHeartbeatMillis(); ms > 0 {
-			l.heartbeat = time.Duration(ms) * time.Millisecond
+			l.idle.SetTimeout(stream.MissedHeartbeats * time.Duration(ms) * time.Millisecond)
 		}
 		l.notify(Notice{Kind: Connected, Server: hello.GetServer()})
 	}

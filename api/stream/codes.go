@@ -167,6 +167,8 @@ var (
 	// was to be written may still arrive, but nothing more can be written except
 	// the close frame.
 	ErrStuck = errors.New("peer takes nothing")
-	// ErrIdle says that nothing was received for a Follower's IdleTimeout.
+	// ErrIdle says that nothing was received for the timeout of an IdleWatch.
 	ErrIdle = errors.New("nothing received for too long")
+	// ErrNoPong says that a ping was not answered for as long.
+	ErrNoPong = errors.New("no answer to a ping for too long")
 )

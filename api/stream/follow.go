@@ -3,11 +3,8 @@ package stream
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -36,8 +33,9 @@ type Follower struct {
 	// why its connection is over.
 	Closed func(err error)
 	// IdleTimeout is how long no message may come before the path is taken for
-	// dead (or up to a sixteenth longer), until Greeted knows better; 0 is for
-	// ever.
+	// dead (or up to a sixteenth longer), and how long the server may take to
+	// answer a ping, which it gets four times in that; until Greeted knows better.
+	// 0 is for ever.
 	IdleTimeout time.Duration
 	// StableAfter is how long a connection has to live for the next wait to be
 	// the shortest again; 10 s if 0.
@@ -48,7 +46,7 @@ type Follower struct {
 	// Logger, if set, is told what fails and how long the wait is.
 	Logger *slog.Logger
 
-	idle   *idleWatch    // of the connection
+	idle   *IdleWatch    // of the connection
 	spread time.Duration // what its server said
 }
 
@@ -61,7 +59,7 @@ const MissedHeartbeats = 2
 func (f *Follower) Greeted(h *streampb.Hello) {
 	f.spread = Spread(h)
 	if ms := h.GetHeartbeatMillis(); ms > 0 {
-		f.idle.setTimeout(MissedHeartbeats * time.Duration(ms) * time.Millisecond)
+		f.idle.SetTimeout(MissedHeartbeats * time.Duration(ms) * time.Millisecond)
 	}
 }
 
@@ -191,10 +189,10 @@ func (f *Follower) follow(ctx context.Context) (lived time.Duration, err error) 
 	}
 	began := time.Now()
 	left := context.AfterFunc(ctx, func() { _ = c.Close(CloseNormal, "") })
-	f.idle = watchIdle(c, f.IdleTimeout)
+	f.idle = WatchIdle(c, f.IdleTimeout)
 	err = f.read(ctx, c, f.idle)
-	if timeout, bit := f.idle.stop(); bit {
-		err = fmt.Errorf("%w: %v", ErrIdle, timeout)
+	if dead := f.idle.Stop(); dead != nil {
+		err = dead
 	}
 	left()
 	_ = c.Close(closeFor(err)) // if it is not closed; otherwise waits for that
@@ -210,7 +208,7 @@ func closeFor(err error) (CloseCode, string) {
 	return CloseGoingAway, ""
 }
 
-func (f *Follower) read(ctx context.Context, c *Conn, idle *idleWatch) error {
+func (f *Follower) read(ctx context.Context, c *Conn, idle *IdleWatch) error {
 	if f.Opened != nil {
 		if err := f.Opened(ctx, c); err != nil {
 			return err
@@ -221,80 +219,11 @@ func (f *Follower) read(ctx context.Context, c *Conn, idle *idleWatch) error {
 		if err != nil {
 			return err
 		}
-		idle.busy.Store(true)
+		idle.Begin()
 		err = f.Message(c, b)
-		idle.messages.Add(1)
-		idle.busy.Store(false)
+		idle.Done()
 		if err != nil {
 			return err
 		}
 	}
-}
-
-// idleWatch closes a connection on which no message comes. It looks some times
-// in its timeout, so that a message costs it next to nothing.
-type idleWatch struct {
-	conn     *Conn
-	busy     atomic.Bool // a message is being handled
-	messages atomic.Uint64
-
-	mu    sync.Mutex
-	every time.Duration
-	timer *time.Timer
-	seen  uint64 // messages at the last look
-	quiet int    // looks since then
-	bit   bool   // it has closed the connection
-}
-
-const idleLooks = 16
-
-func watchIdle(c *Conn, timeout time.Duration) *idleWatch {
-	w := &idleWatch{conn: c}
-	w.setTimeout(timeout)
-	return w
-}
-
-// setTimeout begins to watch anew; 0 is for ever.
-func (w *idleWatch) setTimeout(timeout time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-	}
-	w.every, w.quiet = timeout/idleLooks, 0
-	if timeout > 0 {
-		w.timer = time.AfterFunc(w.every, w.look)
-	}
-}
-
-func (w *idleWatch) look() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer == nil {
-		return // stopped
-	}
-	if n := w.messages.Load(); n != w.seen || w.busy.Load() {
-		w.seen, w.quiet = n, 0
-	} else {
-		w.quiet++
-	}
-	if w.quiet < idleLooks {
-		w.timer.Reset(w.every)
-		return
-	}
-	w.bit = true
-	_ = w.conn.Close(CloseGoingAway, ErrIdle.Error())
-}
-
-// stop ends the watch and tells whether it has closed the connection, and
-// after what silence.
-func (w *idleWatch) stop() (timeout time.Duration, bit bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-		w.timer = nil
-	}
-	return w.every * idleLooks, w.bit
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -323,6 +324,71 @@ func TestFollowIdleNot(t *testing.T) {
 	}}, 100*time.Second)
 	if len(s.dials) != 1 {
 		t.Errorf("%d dials though messages are being handled", len(s.dials))
+	}
+}
+
+// TestFollowUnheard has a server that talks and hears nothing, as over a path
+// that is dead in one direction. While messages are being handled it may.
+func TestFollowUnheard(t *testing.T) {
+	const timeout = 8 * time.Second
+	deaf := func(c *Conn) {
+		go func() {
+			defer c.CloseNow()
+			frames := make([]byte, 1<<10)
+			for frames[0] != 0x80|byte(opClose) { // but for the end, or virtual time would stand still
+				if _, err := c.nc.Read(frames); err != nil {
+					return
+				}
+			}
+		}()
+		for wait := 200 * time.Millisecond; wait < time.Minute; wait *= 2 { // as a kernel repeats
+			say(c, "still here")
+			pause(c, wait)
+		}
+		<-c.Done()
+	}
+	s := &script{steps: []any{deaf}}
+	f := &Follower{IdleTimeout: timeout, NewBackOff: func() backoff.BackOff { return &backoff.StopBackOff{} }}
+	if err := follow(t, s, f, 15*time.Second); !errors.Is(err, ErrNoPong) {
+		t.Errorf("%v, want %v", err, ErrNoPong)
+	}
+	s = &script{steps: []any{deaf}}
+	f = &Follower{IdleTimeout: timeout}
+	f.Message = func(_ *Conn, b *Buffer) error {
+		b.Release()
+		time.Sleep(time.Minute)
+		return nil
+	}
+	if _ = follow(t, s, f, 50*time.Second); len(s.dials) != 1 {
+		t.Errorf("%d dials though a message is being handled", len(s.dials))
+	}
+}
+
+// TestFollowSlowPath has one message that takes a minute to come, with the pong
+// behind it.
+func TestFollowSlowPath(t *testing.T) {
+	const size = 1 << 20
+	slow := func(c *Conn) {
+		_, end := pump(c)
+		message := append(AppendFrameHeader(nil, size), make([]byte, size)...)
+		c.lock <- struct{}{} // no pong in the middle of it
+		for part := range slices.Chunk(message, size/60) {
+			_, _ = c.nc.Write(part)
+			pause(c, time.Second)
+		}
+		<-c.lock
+		<-end
+		c.CloseNow()
+	}
+	s := &script{steps: []any{slow}}
+	got := 0
+	_ = follow(t, s, &Follower{IdleTimeout: 8 * time.Second, Message: func(_ *Conn, b *Buffer) error {
+		got += len(b.Bytes())
+		b.Release()
+		return nil
+	}}, 65*time.Second)
+	if len(s.dials) != 1 || got != size {
+		t.Errorf("%d dials, %d bytes", len(s.dials), got)
 	}
 }
 

@@ -56,6 +56,7 @@ type frameReader struct {
 	limit  uint64
 
 	heard atomic.Uint64 // frames begun; read by anyone
+	parts atomic.Uint64 // times that a part of a message was read; likewise
 
 	// read and not used yet: held.mem[r:w]
 	held *Buffer
@@ -220,6 +221,7 @@ func (f *frameReader) payload() error {
 			if n, err = f.src.Read(space); n == 0 {
 				return broken(err)
 			}
+			f.parts.Add(1)
 		}
 		mask(space[:n], f.head.key, f.done)
 		f.done += uint64(n)
@@ -271,6 +273,7 @@ func (f *frameReader) payloadInPlace() error {
 		if n == 0 {
 			return broken(err)
 		}
+		f.parts.Add(1)
 	}
 	msg, behind := f.held, f.held.mem[f.r+size:f.w]
 	msg.start = f.r
