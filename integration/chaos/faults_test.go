@@ -28,8 +28,8 @@ type fault struct {
 }
 
 // detection is how soon a dead path has to be noticed: promised are two
-// heartbeats, 10 s; a quarter more is the watch's coarseness, and the rest is
-// for a busy machine.
+// heartbeats, 10 s; a third more is what a watch needs to see that it is not
+// heard, and the rest is for a busy machine.
 const detection = 15 * time.Second
 
 // stopFor is how long processes stand still: less than two heartbeats.
@@ -97,7 +97,7 @@ func cutOff(_ context.Context, _ *testing.T, w *world) bool {
 
 var (
 	controllerAddrs = addrs(pathAddr(0, 0), pathAddr(1, 0))
-	clientPaths     = addrs(pathAddr(0, pathShared), pathAddr(0, pathAlone), pathAddr(0, pathOld), pathAddr(0, pathTail), pathAddr(0, pathOldTail))
+	clientPaths     = addrs(pathAddr(0, pathShared), pathAddr(0, pathAlone), pathAddr(0, pathOld), pathAddr(0, pathTail), pathAddr(0, pathOldTail), pathAddr(0, pathQuiet))
 	badPaths        = addrs(pathAddr(0, pathAlone), pathAddr(0, pathTail))
 )
 
@@ -125,6 +125,10 @@ var faults = []fault{
 	}, {
 		name: "no packet passes from a Doppler to a Traffic Controller", hits: ofBoth,
 		begin:   impose(netns.Fault{From: addrs(dopplerAddr(0)), To: addrs(pathAddr(0, 0)), Loss: 1}),
+		noticed: missed(0),
+	}, {
+		name: "no packet passes from a Traffic Controller to a Doppler", hits: ofBoth,
+		begin:   impose(netns.Fault{From: addrs(pathAddr(0, 0)), To: addrs(dopplerAddr(0)), Loss: 1}),
 		noticed: missed(0),
 	}, {
 		name: "no packet passes from a Traffic Controller to its clients", hits: ofController0,

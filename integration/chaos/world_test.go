@@ -132,6 +132,7 @@ const (
 	pathOld
 	pathTail
 	pathOldTail
+	pathQuiet
 )
 
 // readerKind tells readers apart of which there is one each.
@@ -141,6 +142,7 @@ const (
 	ordinary readerKind = iota
 	separate            // the program, in a process of its own
 	badLine             // the one whose line can be made bad
+	quiet               // which selects what nobody sends
 )
 
 // newLedgers returns one of each kind.
@@ -174,10 +176,12 @@ func (w *world) open(ctx context.Context, t *testing.T) {
 	runOld(t, add(oldHose, ordinary, 0), url(0, pathOld)+"/firehose/"+old)
 	runSDK(t, add(tail, badLine, 0), nozzle.Tail, nozzle.Config{Addr: url(0, pathTail), Source: source})
 	runOld(t, add(oldTail, ordinary, 0), url(0, pathOldTail)+"/apps/"+source+"/stream")
+	runSDK(t, add(&ledger{name: "quiet Firehose"}, quiet, 0), nozzle.Open,
+		nozzle.Config{Addr: url(0, pathQuiet), Subscription: "quiet", Types: []string{"event"}})
 	for _, d := range w.Dopplers {
 		blackbox.Poll(ctx, t, "readers at "+d.Name, func() bool {
 			return blackbox.Members(ctx, t, d, shared) == 3 && blackbox.Members(ctx, t, d, alone) == 1 &&
-				blackbox.Members(ctx, t, d, old) == 1 && blackbox.Links(ctx, t, d) == controllers
+				blackbox.Members(ctx, t, d, old) == 1 && blackbox.Members(ctx, t, d, "quiet") == 1 && blackbox.Links(ctx, t, d) == controllers
 		})
 	}
 	blackbox.Poll(ctx, t, "tails", func() bool {
