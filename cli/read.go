@@ -13,6 +13,9 @@ import (
 	nozzle "github.com/a1ea6966/loggregator/firehose-nozzle"
 )
 
+// userAgent is what servers show of us to operators.
+const userAgent = "lgr/1"
+
 // eventsAhead is how much is read before it is shown.
 const eventsAhead = 64
 
@@ -36,6 +39,10 @@ func (f *readerFlags) config() (nozzle.Config, error) {
 		return nozzle.Config{}, err
 	}
 	header := authorization(f.Token)
+	if header == nil {
+		header = http.Header{}
+	}
+	header.Set("User-Agent", userAgent)
 	return nozzle.Config{
 		Addr: f.Addr, TLS: trust, Header: func(context.Context) (http.Header, error) { return header.Clone(), nil },
 	}, nil

@@ -138,7 +138,9 @@ type firehoseKey struct{ shard, member, remote string }
 func (t *TrafficController) firehoseRows(told []subscription) []subscription {
 	rows := []subscription{}
 	index := map[firehoseKey]int{}
+	var here []slow.Lag
 	for _, r := range t.relay.Rows() {
+		here = append(here, r.Here)
 		index[firehoseKey{r.Options.Subscription, t.cfg.Name, r.Options.Remote}] = len(rows)
 		rows = append(rows, t.relayRow(r))
 	}
@@ -159,7 +161,7 @@ func (t *TrafficController) firehoseRows(told []subscription) []subscription {
 		row := &rows[i]
 		if i < own && !fresh[i] {
 			fresh[i] = true
-			row.Lag, row.Dropped = 0, 0 // as of the last heartbeats
+			row.Lag, row.LagBytes, row.Dropped = here[i].Envelopes, here[i].Bytes, 0 // it was as of the last heartbeats
 		}
 		row.Filter = d.Filter
 		row.add(d)

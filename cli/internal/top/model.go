@@ -4,8 +4,10 @@ package top
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -29,12 +31,24 @@ type Subscription struct {
 	SourceID string `json:"source_id"`
 	Filter   string `json:"filter"`
 	Member   string `json:"member"`
-	Remote   string `json:"remote"`
-	Lag      uint64 `json:"lag"`
-	Sent     uint64 `json:"sent"`
-	Dropped  uint64 `json:"dropped"`
-	InFlight uint64 `json:"in_flight"`
-	State    string `json:"state"`
+	// Who reads, as far as the server knows.
+	User      string `json:"user"`
+	UserAgent string `json:"user_agent"`
+	Remote    string `json:"remote"`
+	Forwarded string `json:"forwarded"` // X-Forwarded-For
+	Lag       uint64 `json:"lag"`
+	LagBytes  uint64 `json:"lag_bytes"`
+	// LagAge is for how long the oldest of what it lags has been there, in
+	// seconds.
+	LagAge   float64 `json:"lag_age_seconds"`
+	Sent     uint64  `json:"sent"`
+	Dropped  uint64  `json:"dropped"`
+	InFlight uint64  `json:"in_flight"`
+	State    string  `json:"state"`
+	// Of one that is closed.
+	ClosedAt    time.Time `json:"closed_at"`
+	CloseCode   int       `json:"close_code"`
+	CloseReason string    `json:"close_reason"`
 
 	// server tells equal ids of several servers apart.
 	server string
@@ -64,15 +78,16 @@ type Reading struct {
 	Faults []string
 }
 
-// sort puts the busiest source and the reader in most trouble first.
+// sort puts the busiest source and the reader in most trouble first; those that
+// are gone come last, as they went.
 func (r *Reading) sort() {
 	slices.SortFunc(r.Rings, func(a, b Ring) int { return cmp.Compare(a.Doppler, b.Doppler) })
 	slices.SortFunc(r.Sources, func(a, b Source) int {
 		return cmp.Or(cmp.Compare(b.rank(), a.rank()), cmp.Compare(a.ID, b.ID))
 	})
 	slices.SortFunc(r.Subscriptions, func(a, b Subscription) int {
-		return cmp.Or(cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(b.Lag, a.Lag),
-			cmp.Compare(a.key(), b.key()))
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), b.ClosedAt.Compare(a.ClosedAt),
+			cmp.Compare(b.LagAge, a.LagAge), cmp.Compare(b.Lag, a.Lag), cmp.Compare(b.Dropped, a.Dropped), cmp.Compare(a.key(), b.key()))
 	})
 }
 
@@ -93,8 +108,40 @@ func (s Source) rank() float64 {
 
 func (s Subscription) key() string { return s.server + "\x00" + s.ID + "\x00" + s.Member }
 
-// reader is how a person knows the subscription.
-func (s Subscription) reader() string {
+func (s Subscription) closed() bool { return s.State == "closed" }
+
+// rank has slow ones first and closed ones last.
+func (s Subscription) rank() int {
+	switch s.State {
+	case "slow":
+		return 0
+	case "closed":
+		return 2
+	}
+	return 1
+}
+
+// who is the reader as a person knows it, from is where it is.
+func (s Subscription) who() string { return cmp.Or(s.User, s.UserAgent, "-") }
+
+func (s Subscription) from() string {
+	if first, _, _ := strings.Cut(s.Forwarded, ","); strings.TrimSpace(first) != "" {
+		return strings.TrimSpace(first) + " via " + s.Remote
+	}
+	return cmp.Or(strings.TrimSpace(s.Remote), "-")
+}
+
+// state says of a closed one why it was closed.
+func (s Subscription) state(now time.Time) string {
+	if !s.closed() {
+		return s.State
+	}
+	ago := now.Sub(s.ClosedAt).Truncate(time.Second)
+	return strings.TrimSpace(fmt.Sprintf("closed %s ago: %d %s", max(ago, 0), s.CloseCode, s.CloseReason))
+}
+
+// name is how a person knows the subscription.
+func (s Subscription) name() string {
 	name := cmp.Or(s.SourceID, s.ShardID)
 	switch {
 	case name == "":

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/a1ea6966/loggregator/internal/figures"
 )
 
 // table lays out rows in columns that are as wide as they need to be.
@@ -44,7 +46,7 @@ func (t table) lines(columns int) []string {
 		out = append(out, clip("(none)", columns))
 	}
 	if t.more > 0 {
-		out = append(out, clip("... and "+count(uint64(t.more))+" more", columns))
+		out = append(out, clip("... and "+figures.Count(uint64(t.more))+" more", columns))
 	}
 	return out
 }

@@ -35,7 +35,9 @@ func serve(t *testing.T, sources string) string {
 		sent += 100
 		fmt.Fprintf(w, `{"subscriptions":[
 			{"id":"1","kind":"tail","source_id":"shop","filter":"type=log","remote":"10.0.0.7:5000","sent":12,"state":"streaming"},
-			{"id":"2","kind":"firehose","shard_id":"splunk","member":"1","remote":"10.0.0.8:5000","lag":12345,"sent":%d,"in_flight":64,"dropped":12,"state":"behind"}]}`, sent)
+			{"id":"4","kind":"tail","source_id":"api","remote":"10.0.0.9:1","sent":5,"dropped":3,"state":"closed","closed_at":"1969-12-31T23:59:50Z","close_code":1001,"close_reason":"bye"},
+			{"id":"3","kind":"tail","source_id":"api","user":"ada","remote":"10.0.0.7:1","forwarded":"192.0.2.1, 10.1.1.1","lag":7,"lag_age_seconds":40,"state":"open"},
+			{"id":"2","kind":"firehose","shard_id":"splunk","member":"1","user_agent":"nozzle/2","remote":"10.0.0.8:5000","lag":12345,"lag_bytes":9542042,"lag_age_seconds":38.2,"sent":%d,"in_flight":64,"dropped":12,"state":"slow"}]}`, sent)
 	})
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
@@ -57,10 +59,10 @@ func TestATableOfEverything(t *testing.T) {
 	before := c.Read(t.Context())
 	now := c.Read(t.Context())
 	before.At, now.At = time.Unix(0, 0).UTC(), time.Unix(2, 0).UTC()
-	got := strings.Join(top.View{Title: "lgr top"}.Lines(now, before, 120, 0), "\n")
+	got := strings.Join(top.View{Title: "lgr top"}.Lines(now, before, 160, 0), "\n")
 	want := strings.TrimPrefix(`
 lgr top   00:00:02
-1,247 envelopes/s from 2 sources; 2 subscriptions, lag 12,345, dropped 12
+1,247 envelopes/s from 2 sources; 3 subscriptions, lag 12,352, dropped 12; 1 closed of late
 
 DOPPLER  PER SECOND  TAKEN IN   HELD  BYTES HELD         OF  AT THIS RATE
 d1            1,247     1,500  1,000     1.5 MiB  256.0 MiB          43 s
@@ -69,9 +71,11 @@ SOURCE  PER SECOND  SHARE  ENVELOPES      BYTES  HELD  LIMITED  LIMITED/S
 shop            12     1%      1,200  600.0 KiB   900      700      5,000
 api          1,235    99%        300     1000 B   100        0          0
 
-SUBSCRIPTION     KIND      READER         SENT/S  SENT  IN FLIGHT     LAG  DROPPED  DROPPED/S  STATE
-splunk           firehose  10.0.0.8:5000      50   200         64  12,345       12          0  behind
-shop (type=log)  tail      10.0.0.7:5000       0    12          0       0        0          0  streaming`, "\n")
+SUBSCRIPTION     KIND         LAG   FOR    BYTES  DROPPED  /S  SENT/S  SENT  IN FLIGHT  READER    FROM                      STATE
+splunk           firehose  12,345  38 s  9.1 MiB       12   0      50   200         64  nozzle/2  10.0.0.8:5000             slow
+api              tail           7  40 s      0 B        0   0       0     0          0  ada       192.0.2.1 via 10.0.0.7:1  open
+shop (type=log)  tail           0     -      0 B        0   0       0    12          0  -         10.0.0.7:5000             streaming
+api              tail           0     -      0 B        3   -       -     5          0  -         10.0.0.9:1                closed 12s ago: 1001 bye`, "\n")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -80,7 +84,7 @@ shop (type=log)  tail      10.0.0.7:5000       0    12          0       0       
 func TestTwoDopplersAreSummed(t *testing.T) {
 	c := client(t, serve(t, doppler), serve(t, strings.ReplaceAll(doppler, `"d1"`, `"d2"`)))
 	r := c.Read(t.Context())
-	if len(r.Rings) != 2 || len(r.Sources) != 2 || r.Sources[0].Limited != 1400 || r.Sources[0].LimitedRate != 10_000 || r.Sources[0].Envelopes != 2400 || len(r.Subscriptions) != 4 || len(r.Faults) != 0 {
+	if len(r.Rings) != 2 || len(r.Sources) != 2 || r.Sources[0].Limited != 1400 || r.Sources[0].LimitedRate != 10_000 || r.Sources[0].Envelopes != 2400 || len(r.Subscriptions) != 8 || len(r.Faults) != 0 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -102,7 +106,7 @@ func TestServersThatDoNotAnswerAreNamed(t *testing.T) {
 	r := c.Read(t.Context())
 	all := strings.Join(r.Faults, "\n")
 	if len(r.Faults) != 3 || !strings.Contains(all, "connection refused") || !strings.Contains(all, "403 Forbidden: no") ||
-		!strings.Contains(all, "read the answer of") || len(r.Subscriptions) != 2 {
+		!strings.Contains(all, "read the answer of") || len(r.Subscriptions) != 4 {
 		t.Errorf("%d faults: %s", len(r.Faults), all)
 	}
 	if err := top.Once(t.Context(), client(t, gone.URL), top.View{}, io.Discard); err == nil {

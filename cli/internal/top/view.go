@@ -2,7 +2,8 @@ package top
 
 import (
 	"fmt"
-	"strings"
+
+	"github.com/a1ea6966/loggregator/internal/figures"
 )
 
 // View draws readings.
@@ -53,14 +54,23 @@ func (v View) head(now *Reading, columns int) []string {
 		known = max(known, r.Known)
 	}
 	var lag, dropped uint64
+	open, closed := 0, 0
 	for _, s := range now.Subscriptions {
+		if s.closed() {
+			closed++
+			continue
+		}
+		open++
 		lag += s.Lag
 		dropped += s.Dropped
 	}
 	title := fmt.Sprintf("%s   %s", v.Title, now.At.Format("15:04:05"))
 	sum := fmt.Sprintf("%s envelopes/s from %s; %s, lag %s, dropped %s",
 		rate(now.rate()), plural(known, "source"),
-		plural(len(now.Subscriptions), "subscription"), count(lag), count(dropped))
+		plural(open, "subscription"), figures.Count(lag), figures.Count(dropped))
+	if closed > 0 {
+		sum += "; " + figures.Count(uint64(closed)) + " closed of late"
+	}
 	out := []string{v.paint(bold, clip(title, columns)), clip(sum, columns)}
 	for _, fault := range now.Faults {
 		out = append(out, v.paint(red, clip(fault, columns)))
@@ -79,7 +89,7 @@ func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
-	return count(uint64(n)) + " " + what + "s"
+	return figures.Count(uint64(n)) + " " + what + "s"
 }
 
 // share gives the two tables the rows there are: each its half, and what one
@@ -106,7 +116,7 @@ func ringTable(now *Reading) table {
 	t := table{titles: []string{"DOPPLER", " PER SECOND", " TAKEN IN", " HELD", " BYTES HELD", " OF", " AT THIS RATE"}}
 	for _, r := range now.Rings {
 		t.rows = append(t.rows, []string{
-			r.Doppler, rate(r.Rate), count(r.Head), count(r.Head - min(r.Oldest, r.Head)), size(r.HeldBytes), size(r.RingBytes), span(r.HeldSeconds),
+			r.Doppler, rate(r.Rate), figures.Count(r.Head), figures.Count(r.Head - min(r.Oldest, r.Head)), figures.Bytes(r.HeldBytes), figures.Bytes(r.RingBytes), span(r.HeldSeconds),
 		})
 	}
 	return t
@@ -116,24 +126,34 @@ func sourceTable(now *Reading) table {
 	t := table{titles: []string{"SOURCE", " PER SECOND", " SHARE", " ENVELOPES", " BYTES", " HELD", " LIMITED", " LIMITED/S"}}
 	total := now.rate()
 	for _, s := range now.Sources {
-		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), percent(s.Rate, total), count(s.Envelopes), size(s.Bytes), count(s.Held), count(s.Limited), rate(s.LimitedRate)})
+		t.rows = append(t.rows, []string{s.ID, rate(s.Rate), percent(s.Rate, total), figures.Count(s.Envelopes), figures.Bytes(s.Bytes), figures.Count(s.Held), figures.Count(s.Limited), rate(s.LimitedRate)})
 	}
 	return t
 }
 
+// mostClosed is how many of the subscriptions that are gone are listed.
+const mostClosed = 20
+
 func subscriptionTable(now, before *Reading) table {
-	t := table{titles: []string{"SUBSCRIPTION", "KIND", "READER", " SENT/S", " SENT", " IN FLIGHT", " LAG", " DROPPED", " DROPPED/S", "STATE"}}
+	t := table{titles: []string{"SUBSCRIPTION", "KIND", " LAG", " FOR", " BYTES", " DROPPED", " /S", " SENT/S", " SENT", " IN FLIGHT", "READER", "FROM", "STATE"}}
 	grew := func(s Subscription, of func(Subscription) uint64) string {
-		if v, ok := s.perSecond(now, before, of); ok {
+		if v, ok := s.perSecond(now, before, of); ok && !s.closed() {
 			return rate(v)
 		}
 		return "-"
 	}
+	closed := 0
 	for _, s := range now.Subscriptions {
+		if s.closed() {
+			if closed++; closed > mostClosed {
+				break // the others went before
+			}
+		}
 		t.rows = append(t.rows, []string{
-			s.reader(), s.Kind, strings.TrimSpace(s.Remote),
-			grew(s, func(s Subscription) uint64 { return s.Sent }), count(s.Sent), count(s.InFlight), count(s.Lag),
-			count(s.Dropped), grew(s, func(s Subscription) uint64 { return s.Dropped }), s.State,
+			s.name(), s.Kind, figures.Count(s.Lag), span(s.LagAge), figures.Bytes(s.LagBytes),
+			figures.Count(s.Dropped), grew(s, func(s Subscription) uint64 { return s.Dropped }),
+			grew(s, func(s Subscription) uint64 { return s.Sent }), figures.Count(s.Sent), figures.Count(s.InFlight),
+			s.who(), s.from(), s.state(now.At),
 		})
 	}
 	return t
