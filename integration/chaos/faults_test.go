@@ -25,6 +25,8 @@ type fault struct {
 	lasts time.Duration
 	// noticed, if set, has to come true while it lasts, within the promise.
 	noticed func(ctx context.Context, t *testing.T, w *world) bool
+	// undone, if set, has to come true when it is over.
+	undone func(ctx context.Context, t *testing.T, w *world) bool
 }
 
 // detection is how soon a dead path has to be noticed: promised are two
@@ -105,6 +107,7 @@ func ofDoppler0(_ *reader, doppler int) bool { return doppler == 0 }
 func ofController0(r *reader, _ int) bool    { return r.controller == 0 }
 func ofBoth(r *reader, doppler int) bool     { return doppler == 0 && r.controller == 0 }
 func ofSeparate(r *reader, _ int) bool       { return r.kind == separate }
+func ofNobody(*reader, int) bool             { return false }
 func ofBadLine(r *reader, _ int) bool        { return r.kind == badLine }
 
 var faults = []fault{
@@ -136,6 +139,12 @@ var faults = []fault{
 	}, {
 		name: "no packet passes from clients to their Traffic Controller", hits: ofController0,
 		begin: impose(netns.Fault{To: clientPaths, Loss: 1}), noticed: cutOff,
+	}, {
+		name: "DNS leaves out a Doppler for 8 s", hits: ofDoppler0, lasts: stopFor,
+		begin: found(withoutDoppler0), noticed: missed(0, 1),
+	}, {
+		name: "DNS tells another address of a Doppler", hits: ofNobody,
+		begin: found(movedDoppler0), noticed: followed, undone: followed,
 	}, {
 		name: "a line with 100 ms and 1 % loss each way", hits: ofBadLine, lasts: stopFor,
 		begin: impose(netns.Fault{From: badPaths, Loss: 0.01, Delay: 100 * time.Millisecond},

@@ -41,6 +41,7 @@ func (w *world) suffer(t *testing.T, f fault) {
 	end()
 	w.flowsOn(ctx, t, "after the fault", func(*reader, int) bool { return true })
 	s.recovered()
+	s.undone(ctx, t)
 	stop()
 	w.last(ctx, t)
 	s.complete(ctx, t)
@@ -112,6 +113,15 @@ func (s *spell) recovered() {
 				row.first = max(row.first, took)
 			}
 		}
+	}
+}
+
+// undone waits until nothing is left of the fault, if that does not show.
+func (s *spell) undone(ctx context.Context, t *testing.T) {
+	t.Helper()
+	undone := s.fault.undone
+	if undone != nil && !pollFor(2*detection, func() bool { return undone(ctx, t, s.world) }) {
+		t.Fatal("the fault does not end")
 	}
 }
 

@@ -43,6 +43,7 @@ const (
 type world struct {
 	*pipeline.Pipeline
 	network *netns.Network
+	names   *names
 	nozzle  *process.Process
 	senders []*load.Sender
 	readers []*reader
@@ -58,6 +59,7 @@ func pathAddr(controller, p int) netip.Addr {
 
 var (
 	hereAddr   = netip.MustParseAddr("10.66.0.1")
+	otherAddr  = netip.MustParseAddr("10.66.1.10") // of Doppler 0
 	nozzleAddr = netip.MustParseAddr("10.66.0.40")
 )
 
@@ -77,6 +79,8 @@ func newWorld(t *testing.T, conf pipeline.Config) *world {
 	})
 	w := &world{network: network, senders: blackbox.NewSenders(dopplers)}
 	places := w.places(t)
+	w.names = serveNames(t, hereAddr, dopplerAddrs()...)
+	conf.Find = fmt.Sprintf("dns:///%s:%d", dopplerName, streamPort)
 	conf.Dopplers, conf.Controllers = dopplers, controllers
 	conf.Place = func(name string) pipeline.Place { return places[name] }
 	w.Pipeline = blackbox.Start(t, conf)
@@ -98,11 +102,15 @@ func (w *world) places(t *testing.T) map[string]pipeline.Place {
 	t.Helper()
 	places := make(map[string]pipeline.Place)
 	for i := range dopplers {
-		ip := dopplerAddr(i).String()
+		addrs := []netip.Addr{dopplerAddr(i)}
+		if i == 0 {
+			addrs = append(addrs, otherAddr)
+		}
+		ip := addrs[0].String()
 		places[fmt.Sprintf("doppler-%d", i)] = pipeline.Place{
-			Start: w.host(t, dopplerAddr(i)).Start,
+			Start: w.host(t, addrs...).Start,
 			Listen: map[string]string{
-				pipeline.GRPC: ip + ":0", pipeline.Admin: ip + ":0", pipeline.Stream: fmt.Sprintf("%s:%d", ip, streamPort),
+				pipeline.GRPC: ip + ":0", pipeline.Admin: ip + ":0", pipeline.Stream: fmt.Sprintf("0.0.0.0:%d", streamPort),
 			},
 		}
 	}
