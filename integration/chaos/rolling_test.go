@@ -160,7 +160,8 @@ func TestRollingRestart(t *testing.T) {
 		w.mu.Lock()
 		for code, n := range w.closes {
 			codes[code] += n
-			if code != stream.CloseGoingAway && code != stream.CloseDraining {
+			// A socket that is full until the last moment has no room for a code.
+			if code != stream.CloseGoingAway && code != stream.CloseDraining && w != truth.watch {
 				t.Errorf("%s: was closed with %v", w.name, code)
 			}
 		}

@@ -117,6 +117,44 @@ func TestDrainOfAYoungEpochThatNobodyReads(t *testing.T) {
 	}
 }
 
+// A tail that came back reads what it has missed before it follows its link. The
+// reads of many go one after the other.
+func TestDrainWaitsForThoseWhoCatchUp(t *testing.T) {
+	d := start(t, 16<<20, func(c *Config) { c.Linger = time.Nanosecond })
+	defer d.stop()
+	d.emit("app", 5)
+	done := d.server.resumes.read()
+	ended := d.drain(time.Minute)
+	for range 2 {
+		select {
+		case <-ended:
+			t.Fatal("did not wait")
+		case <-time.After(resumePause / 2):
+		}
+		next := d.server.resumes.read()
+		done()
+		done = next
+	}
+	d.history("app?from=2")
+	done()
+	endsWithin(t, ended, 5*time.Second)
+}
+
+// What others read of the past holds nothing up: some ask again and again.
+func TestDrainDoesNotWaitForReadsOfThePast(t *testing.T) {
+	d := start(t, 16<<20, func(c *Config) { c.Linger = time.Nanosecond })
+	defer d.stop()
+	d.emit("app", 5)
+	d.history("app?limit=2")
+	if d.server.resumes.goOn(time.Now()) {
+		t.Error("a read of the newest is taken for one of a reader that came back")
+	}
+	d.history("app?from=2")
+	if !d.server.resumes.goOn(time.Now()) {
+		t.Error("a read of a reader that came back is not noticed")
+	}
+}
+
 // A resume takes several messages; those watched by the last get all that the
 // ring holds, too.
 func TestResumeInParts(t *testing.T) {

@@ -43,6 +43,9 @@ type historyAnswer struct {
 // store.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request) {
 	v := r.URL.Query()
+	if v.Has("from") {
+		defer s.resumes.read()()
+	}
 	read, err := s.historyRead(r.Context(), v)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

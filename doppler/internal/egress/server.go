@@ -73,6 +73,8 @@ type Server struct {
 	pings  *stream.KeepAlive
 	reads  chan struct{} // bounds concurrent history reads
 
+	resumes resumes
+
 	accepted func() (accepted, dropped uint64)
 
 	sent     [NumFramings]atomic.Uint64 // envelopes written to readers
@@ -296,6 +298,9 @@ func (s *Server) over(q *quiet) bool {
 }
 
 func (s *Server) drained() bool {
+	if s.resumes.goOn(time.Now()) {
+		return false // who has not caught up yet would miss it
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, g := range s.groups {
