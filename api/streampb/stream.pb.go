@@ -1254,7 +1254,8 @@ func (x *Sent) GetLease() uint64 {
 	return 0
 }
 
-// Ack takes responsibility for ranges of offsets, gaps included.
+// Ack takes responsibility for ranges of offsets, and for the gaps that lie
+// within them as a whole.
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Doppler       string                 `protobuf:"bytes,1,opt,name=doppler,proto3" json:"doppler,omitempty"`

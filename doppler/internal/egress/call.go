@@ -217,11 +217,7 @@ func (c *call) idleUntil(pace *pacer) error {
 // take takes a grant out of the ring, and lets go of that.
 func (c *call) take(grant *reader.Grant) {
 	defer grant.Release()
-	gaps := make([]*streampb.Gap, len(grant.Gaps))
-	for i, g := range grant.Gaps {
-		gaps[i] = g.Proto(c.server.cfg.Doppler, c.server.cfg.Epoch)
-	}
-	c.framing.Take(gaps, grant.Pieces)
+	c.framing.Take(c.server.gaps(grant.Gaps), grant.Pieces)
 }
 
 // send hands a grant to gRPC. Should it not take it soon, the group's other

@@ -110,15 +110,18 @@ func (s *Server) join(m *seat, q firehoseQuery) bool {
 		}
 		s.seats[m.place] = m
 	}
-	g := s.groups[key]
+	g, start := s.groups[key], s.startOf(q, r)
 	if g == nil {
 		g = &group{key: key, shardID: q.shardID, filter: filter, private: q.shardID == "", sessions: map[*reader.Member]*seat{}, roster: r, name: name}
-		s.open(g, s.startOf(q, r))
+		s.open(g, start)
 	}
 	g.mu.Lock()
 	m.group = g
 	m.state = g.state.Join(time.Now(), q.acking && name == "")
 	g.sessions[m.state] = m
+	if start.Lost == streampb.Gap_DOPPLER_LOST {
+		g.signal(g.state.Lose())
+	}
 	g.mu.Unlock()
 	if r != nil {
 		r.groups[name] = g
@@ -351,7 +354,7 @@ func (m *member) write() {
 	defer m.server.sessions.Done()
 	f := newFramer(m.server, m.conn, m.lag)
 	defer f.stop()
-	err := f.send(&streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()})
+	err := f.send(m.greeting())
 	for err == nil {
 		t := m.next()
 		switch {
@@ -394,7 +397,12 @@ func (g *group) mark() uint64 {
 	return g.state.Mark()
 }
 
-// position is where the group stands, for a client that has nothing yet.
+// greeting is the first message: where the group stands, for a client that has
+// nothing yet.
+func (m *member) greeting() *streampb.Batch {
+	return &streampb.Batch{Hello: m.server.hello(m.server.windowOffsets()), Position: m.position()}
+}
+
 func (m *member) position() *streampb.Position {
 	g := m.group
 	g.mu.Lock()
@@ -409,14 +417,7 @@ func (m *member) position() *streampb.Position {
 // writeGrant sends one batch. Should the socket not take it at once, the
 // group's other members go on.
 func (m *member) writeGrant(f *framer, grant *reader.Grant) error {
-	b := &f.batch
-	b.Position = &streampb.Position{
-		Doppler: m.server.cfg.Doppler, Epoch: m.server.cfg.Epoch,
-		First: grant.First, Count: uint32(grant.Count), Deltas: grant.Deltas, Matched: grant.Matched,
-		Low: grant.Low, LowMatched: grant.LowMatched, Next: grant.Next,
-	}
-	b.Lease = &streampb.Lease{Id: grant.Lease, Redelivered: grant.Redelivered}
-	b.Gaps = f.gaps(grant.Gaps)
+	m.server.describe(&f.batch, grant)
 	blocked := false
 	err := f.write(grant.Pieces, grant.Bytes, func(spilled bool) {
 		grant.Release()
@@ -430,6 +431,17 @@ func (m *member) writeGrant(f *framer, grant *reader.Grant) error {
 	}
 	m.server.sent[ByWebSocket].Add(uint64(grant.Count))
 	return err
+}
+
+// describe sets in b what goes before the envelopes of a grant.
+func (s *Server) describe(b *streampb.Batch, grant *reader.Grant) {
+	b.Position = &streampb.Position{
+		Doppler: s.cfg.Doppler, Epoch: s.cfg.Epoch,
+		First: grant.First, Count: uint32(grant.Count), Deltas: grant.Deltas, Matched: grant.Matched,
+		Low: grant.Low, LowMatched: grant.LowMatched, Next: grant.Next,
+	}
+	b.Lease = &streampb.Lease{Id: grant.Lease, Redelivered: grant.Redelivered}
+	b.Gaps = s.gaps(grant.Gaps)
 }
 
 func (m *seat) setBlocked(blocked bool) {

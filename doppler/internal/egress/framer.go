@@ -105,13 +105,13 @@ func (f *framer) heartbeat(now time.Time) error {
 var errEnded = fmt.Errorf("connection ended")
 
 // gaps puts gaps in their wire form.
-func (f *framer) gaps(list []*reader.Gap) []*streampb.Gap {
+func (s *Server) gaps(list []*reader.Gap) []*streampb.Gap {
 	if len(list) == 0 {
 		return nil
 	}
 	out := make([]*streampb.Gap, len(list))
 	for i, g := range list {
-		out[i] = g.Proto(f.server.cfg.Doppler, f.server.cfg.Epoch)
+		out[i] = g.Proto(s.cfg.Doppler, s.cfg.Epoch)
 	}
 	return out
 }

@@ -248,7 +248,7 @@ func (l *linkSession) writeBatch(f *framer, b *reader.LinkBatch) error {
 		Watches: b.Watches, Classes: b.Classes,
 	}
 	out.Watching = b.Watching
-	out.Gaps = f.gaps(b.Gaps)
+	out.Gaps = f.server.gaps(b.Gaps)
 	err := f.write(b.Pieces, b.Bytes, func(bool) { b.Release() })
 	l.server.sent[ByWebSocket].Add(uint64(b.Count))
 	return err

@@ -66,6 +66,7 @@ type Group struct {
 	runs    []run // scratch of Next
 	wake    [1]*Member
 
+	loss    bool   // was told, or is to be, that an epoch before this one was lost
 	start   uint64 // matched when the group was made
 	acked   uint64 // envelopes
 	dropped uint64 // envelopes in gaps with an exact count
@@ -107,9 +108,23 @@ func NewGroup(log *ring.Ring, filter Filter, cfg Config, start Start) *Group {
 	}
 	if start.Lost != streampb.Gap_REASON_UNSPECIFIED {
 		g.miss(&Gap{Precision: streampb.Gap_UNKNOWN, Reason: start.Lost, matched: g.matched})
+		g.loss = start.Lost == streampb.Gap_DOPPLER_LOST
 	}
 	g.settle()
 	return g
+}
+
+// Lose says that a member comes with a cursor of an epoch that was lost. The
+// group is told once in its life: another member may have brought the news, but
+// the first one need not have been there before.
+func (g *Group) Lose() (wake []*Member) {
+	if g.loss {
+		return nil
+	}
+	g.loss = true
+	g.settle()
+	g.miss(&Gap{Precision: streampb.Gap_UNKNOWN, Reason: streampb.Gap_DOPPLER_LOST, matched: g.matched})
+	return g.wakeNext()
 }
 
 // Restrict leaves the group no more than a share, of which it has all up to the

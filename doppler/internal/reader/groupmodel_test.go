@@ -33,6 +33,7 @@ type groupModel struct {
 	gaps       []*simGap
 	seen       uint64
 	lost       streampb.Gap_Reason // a gap of unknown size is due
+	loss       bool                // of an epoch was told, or is due
 	unsure     uint64              // up to here nothing is counted by name
 	middle     bool                // began at a cursor's offset, and nothing was evicted before it was read
 }
@@ -67,6 +68,7 @@ func newGroupModel(s *groupSim, f Filter, start Start) *groupModel {
 	case start.Place == PlaceHead:
 		x.start = s.head()
 	}
+	x.loss = x.lost == streampb.Gap_DOPPLER_LOST
 	for i := range x.start {
 		if f.matches(&s.all[i]) && !f.named() {
 			x.base++
@@ -78,6 +80,13 @@ func newGroupModel(s *groupSim, f Filter, start Start) *groupModel {
 	x.appended()
 	x.evict()
 	return x
+}
+
+// lose says that an epoch before this one was lost, of which is told once.
+func (x *groupModel) lose() {
+	if !x.loss {
+		x.loss, x.lost = true, streampb.Gap_DOPPLER_LOST
+	}
 }
 
 // appended takes in what the ring has got.
@@ -366,15 +375,30 @@ func (x *groupModel) unknownGap(l *simLease, g *Gap) {
 }
 
 func (x *groupModel) sent(m *simMember, id uint64) {
-	for _, gap := range x.gaps {
-		if gap.unknown && gap.from == gap.to && gap.lease != nil && gap.lease.member == m && gap.lease.id <= id {
-			gap.acked = true
-		}
-	}
+	m.sentUpTo = max(m.sentUpTo, id)
 	if !m.acking {
 		x.sentIsAck(m, id)
 	}
+	x.settleUnplaced()
 	x.forget(m)
+}
+
+// settleUnplaced settles the gaps without offsets that are in a client's socket
+// and came with nothing that is still to be acked.
+func (x *groupModel) settleUnplaced() {
+	for _, gap := range x.gaps {
+		if l := gap.lease; l != nil && gap.from == gap.to && l.id <= l.member.sentUpTo && !x.inFlight(l) {
+			gap.acked = true
+		}
+	}
+}
+
+// inFlight tells whether something of a lease is with its member, in the ring or
+// not.
+func (x *groupModel) inFlight(l *simLease) bool {
+	return slices.ContainsFunc(l.offs, func(off uint64) bool {
+		return x.state[off] == inFlight && x.holder(off) == l.member && x.latest(l.member, off) == l
+	})
 }
 
 // sentIsAck: for a client that does not ack, what is in its socket is acked.
@@ -420,7 +444,7 @@ func (x *groupModel) ack(m *simMember, r ackRange) {
 				continue
 			}
 			for _, gap := range l.gaps {
-				gap.acked = gap.acked || gap.lease == l
+				gap.acked = gap.acked || gap.lease == l && gap.from == gap.to
 			}
 		}
 	}
@@ -429,6 +453,7 @@ func (x *groupModel) ack(m *simMember, r ackRange) {
 			x.state[off] = acked
 		}
 	}
+	x.settleUnplaced()
 	for _, o := range x.sim.members {
 		x.forget(o)
 	}

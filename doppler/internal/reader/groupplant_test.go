@@ -105,6 +105,21 @@ var groupPlants = []plant{
 			}
 		}
 	})},
+	{"part of a gap acks it", at("before ack", func(s *groupSim) {
+		r := s.acks[len(s.acks)-1]
+		for i := len(s.g.told) - 1; i >= 0; i-- {
+			if gap := s.g.told[i]; gap.lease.member == s.actor.m && gap.From >= r.first && gap.From <= r.last && gap.To > r.last+1 {
+				s.g.ackGap(gap)
+			}
+		}
+	})},
+	{"gap of unknown size told when it is in the socket, whatever comes of it", at("after sent", func(s *groupSim) {
+		for i := len(s.g.told) - 1; i >= 0; i-- {
+			if gap := s.g.told[i]; gap.lease.member == s.actor.m && gap.From == gap.To && gap.lease.member.hasSent(gap.lease.id) {
+				s.g.ackGap(gap)
+			}
+		}
+	})},
 	{"matched not advanced", at("after next", func(s *groupSim) {
 		if l := s.last(); l != nil && l.count > 0 && s.chance(4) {
 			s.g.matched--
@@ -199,6 +214,8 @@ var groupPlants = []plant{
 	})},
 	{"start counted wrong", at("after open", func(s *groupSim) { s.g.start++ })},
 	{"gap of unknown size forgotten", at("after open", func(s *groupSim) { s.g.pending = nil })},
+	{"loss told again with every member", at("before lose", func(s *groupSim) { s.g.loss = false })},
+	{"loss that a later member knows of not told", at("before lose", func(s *groupSim) { s.mute = true })},
 	{"source counters forgotten", at("after open", func(s *groupSim) {
 		if len(s.g.counted.Of) > 0 {
 			s.g.counted.Of[0].Source = s.log.Ref("another")

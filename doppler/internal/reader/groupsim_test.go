@@ -47,6 +47,7 @@ type simMember struct {
 	progress time.Time
 	moved    bool
 	held     []heldGrant // pinned across steps
+	sentUpTo uint64      // lease
 }
 
 type heldGrant struct {
@@ -193,6 +194,8 @@ func (s *groupSim) step() {
 		s.windows = 10 + s.rng.Uint64N(150)
 	case n < 98 && s.chance(3):
 		s.restart()
+	case n < 98 && s.chance(4):
+		s.lose()
 	default:
 		for range 5 { // a busy moment
 			s.next(s.pick(running))
@@ -434,6 +437,19 @@ func (s *groupSim) expire() {
 		s.wake(s.g.Expire(s.now))
 	}
 	s.after("expire")
+}
+
+// lose is a member that comes from an epoch which was lost.
+func (s *groupSim) lose() {
+	if s.model.lost != streampb.Gap_REASON_UNSPECIFIED {
+		return // the model knows of one such gap at a time
+	}
+	s.does("somebody knows of a loss")
+	s.model.lose()
+	if s.before("lose") {
+		s.wake(s.g.Lose())
+	}
+	s.after("lose")
 }
 
 // restart ends the group, as after its linger, and makes it again from a

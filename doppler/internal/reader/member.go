@@ -26,6 +26,9 @@ type sentBytes struct {
 	bytes int
 }
 
+// hasSent tells whether a lease is in the client's socket.
+func (m *Member) hasSent(id uint64) bool { return len(m.sent) == 0 || m.sent[0].id > id }
+
 // Acking tells whether the client itself acks.
 func (m *Member) Acking() bool { return m.acking }
 

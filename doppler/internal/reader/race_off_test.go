@@ -3,6 +3,6 @@
 package reader
 
 const (
-	groupHistories = 7000
-	linkHistories  = 4000
+	groupHistories = 10_000
+	linkHistories  = 5000
 )

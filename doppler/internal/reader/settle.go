@@ -101,9 +101,8 @@ func (g *Group) Sent(m *Member, id uint64) (wake []*Member) {
 	}
 	m.sent = append(m.sent[:0], m.sent[i:]...)
 	for j := len(g.told) - 1; j >= 0; j-- {
-		// A gap without offsets cannot be acked by range.
-		if gap := g.told[j]; gap.From == gap.To && gap.lease.member == m && gap.lease.id <= id {
-			g.ackGap(gap)
+		if gap := g.told[j]; gap.lease.member == m && gap.lease.id <= id {
+			g.ackUnplaced(gap, false)
 		}
 	}
 	if !m.acking {
@@ -139,7 +138,10 @@ func (g *Group) SetBlocked(m *Member, blocked bool) (wake []*Member) {
 	return g.wakeNext()
 }
 
-// Ack takes responsibility for the offsets first to last, inclusive.
+// Ack takes responsibility for the offsets first to last, inclusive, and for the
+// gaps that lie within. Part of a gap is not enough, nor are envelopes that came
+// with it: the ack may be of an earlier delivery, said again, by a client that
+// has yet to hear of the gap.
 func (g *Group) Ack(now time.Time, m *Member, first, last uint64) (wake []*Member) {
 	g.settle()
 	m.progress = now
@@ -175,15 +177,21 @@ func (g *Group) ackLease(m *Member, l *lease, first, last uint64) {
 	}
 	g.acked += uint64(fresh)
 	m.acked += uint64(fresh)
-	// Of a lease that was granted before, an ack may be older than this grant and
-	// its gaps.
-	if l.member == m && fresh > 0 && !l.again {
-		for len(l.gaps) > 0 {
-			g.ackGap(l.gaps[0])
-		}
+	for i := len(l.gaps) - 1; i >= 0 && fresh > 0; i-- {
+		g.ackUnplaced(l.gaps[i], l.member == m && !l.again)
 	}
 	if l.open == 0 && len(l.gaps) == 0 {
 		l.done = true
+	}
+}
+
+// ackUnplaced settles a gap without offsets, which no range can ack: with an
+// envelope that it came with, if it was received for the first time; else when
+// nothing that it came with waits for an ack, and it is in the client's socket.
+func (g *Group) ackUnplaced(gap *Gap, received bool) {
+	l := gap.lease
+	if gap.From == gap.To && (received || l.member.hasSent(l.id) && (l.open == 0 || !l.member.acking)) {
+		g.ackGap(gap)
 	}
 }
 
