@@ -11,7 +11,7 @@ BENCHTIME ?= 200ms
 BENCHOUT ?= bin/bench
 
 .PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos soak modules deps
-.PHONY: generated formatted vet vuln unit
+.PHONY: generated formatted vet vuln unit histories
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,11 +29,16 @@ build: ## build the programs into bin/
 	cd firehose-nozzle/cmd/firehose-nozzle && go build -o ../../../bin/ .
 	cd cli && go build -o ../bin/ ./cmd/lgr
 
-test: unit integration conformance chaos ## unit tests of every module with the race detector, then integration, conformance and chaos
+test: unit histories integration conformance chaos ## unit tests with the race detector, histories, integration, conformance, chaos
 
 unit:
 	@$(if $(RACE),,echo 'no C compiler found: testing WITHOUT the race detector';)\
 	go test $(RACE) -timeout 5m $(TESTED)
+
+# With the race detector unit plays a part of them only.
+histories: ## the state machines of the servers through some 20,000 random histories, and with bugs planted in them
+	go test -timeout 5m -run 'Histories|Planted|Model' ./doppler/internal/ring ./doppler/internal/reader
+	go test -timeout 5m -run 'Histories|Planted' ./trafficcontroller/internal/fanout -histories 2000
 
 race: ## all tests, and the programs under test, with the race detector
 	@$(if $(RACE),,echo 'the race detector needs a C compiler (gcc or clang)'; exit 1;)\
