@@ -10,6 +10,10 @@ import (
 	"time"
 )
 
+// busy is what a machine with other work may add: less than a peer that is waited
+// for in vain would.
+const busy = 5 * time.Second
+
 // TestCloseCodes has either side close with every code; the other has to see
 // it, and both ends have to end.
 func TestCloseCodes(t *testing.T) {
@@ -58,7 +62,7 @@ func TestCloseWithoutReader(t *testing.T) {
 	if err := client.Close(CloseNormal, ""); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > closeTimeout {
+	if took := time.Since(began); took > closeTimeout+busy {
 		t.Errorf("took %v though the peer answers", took)
 	}
 	var closed *CloseError
@@ -131,7 +135,7 @@ func TestCloseBlockedWriter(t *testing.T) {
 		if err := server.Close(CloseDraining, "elsewhere"); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > time.Second+busy {
 			t.Errorf("close took %v", took)
 		}
 		if err := within(t, end); err != nil {
@@ -211,7 +215,7 @@ func TestCloseDeafPeer(t *testing.T) {
 	if err := server.Close(CloseGoingAway, "bye"); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > time.Second+busy {
 		t.Errorf("took %v", took)
 	}
 	expectClose(t, nc, CloseGoingAway, "bye")
@@ -228,7 +232,7 @@ func TestCloseDeafPeer(t *testing.T) {
 	}()
 	began = time.Now()
 	_ = server.Close(CloseGoingAway, "bye")
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > time.Second+busy {
 		t.Errorf("took %v with a peer that talks", took)
 	}
 	within(t, stop)
@@ -249,7 +253,7 @@ func TestCloseNow(t *testing.T) {
 				t.Errorf("ended with %v", err)
 			}
 		}
-		if took := time.Since(began); took > closeTimeout {
+		if took := time.Since(began); took > closeTimeout+busy {
 			t.Errorf("took %v", took)
 		}
 		if _, err := server.Read(t.Context()); !errors.Is(err, net.ErrClosed) {
