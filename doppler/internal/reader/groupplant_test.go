@@ -179,6 +179,7 @@ var groupPlants = []plant{
 			}
 		}
 	})},
+	{"double join", at("after join", func(s *groupSim) { s.g.members = append(s.g.members, s.actor.m) })},
 	{"peers wait for one that is gone", at("after leave", func(s *groupSim) {
 		s.g.members = append(s.g.members, &Member{waiting: true})
 	})},
