@@ -36,8 +36,8 @@ unit:
 	go test $(RACE) -timeout 5m $(TESTED)
 
 # With the race detector unit plays a part of them only.
-histories: ## the state machines of the servers through some 20,000 random histories, and with bugs planted in them
-	go test -timeout 5m -run 'Histories|Planted|Model' ./doppler/internal/ring ./doppler/internal/reader
+histories: ## the state machines of the servers through some 30,000 random histories, and with bugs planted in them
+	go test -timeout 5m -run 'Histories|Planted|Model' ./doppler/internal/ring ./doppler/internal/reader ./doppler/internal/egress
 	go test -timeout 5m -run 'Histories|Planted' ./trafficcontroller/internal/fanout -histories 2000
 
 race: ## all tests, and the programs under test, with the race detector
