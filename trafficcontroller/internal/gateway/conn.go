@@ -23,6 +23,7 @@ type Conn struct {
 	w     http.ResponseWriter
 	ctl   *http.ResponseController
 	wrote time.Time
+	stuck bool // a write has run out of time
 
 	// guarded by endMu
 	endMu sync.Mutex
@@ -111,6 +112,7 @@ func (c *Conn) writePart(p []byte, timeout time.Duration) error {
 		err = c.ctl.Flush()
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stuck = true
 		return fmt.Errorf("write events: %w", stream.ErrStuck)
 	}
 	if err != nil {
@@ -164,6 +166,18 @@ func (c *Conn) settle() {
 func (c *Conn) Close(code stream.CloseCode, reason string) error {
 	c.end(code, reason)
 	return nil
+}
+
+// left says that the request is over: the client has left, unless it is over
+// because a write failed that ran out of time, whose writer knows more. It waits
+// for a write under way.
+func (c *Conn) left() {
+	c.mu.Lock()
+	stuck := c.stuck
+	c.mu.Unlock()
+	if !stuck {
+		c.end(stream.CloseGoingAway, "the client has left")
+	}
 }
 
 // CloseNow ends the stream.

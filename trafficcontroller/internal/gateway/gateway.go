@@ -105,7 +105,9 @@ func (g *Gateway) watch(ctx context.Context, c *Conn) {
 			c.say("event: closing\ndata: closing due to stream timeout\n\n")
 			_ = c.Close(stream.CloseNormal, "stream timeout")
 		case <-ctx.Done():
-			_ = c.Close(stream.CloseGoingAway, "the client has left")
+			c.left()
+			<-c.done
+			return
 		case <-c.done:
 			return
 		}

@@ -258,6 +258,11 @@ func TestClientThatStopsReading(t *testing.T) {
 	if !errors.Is(err, stream.ErrStuck) {
 		t.Errorf("%v, want it stuck", err)
 	}
+	select {
+	case <-c.done:
+		t.Errorf("closed with %v; who wrote knows why", c.why)
+	case <-time.After(50 * time.Millisecond): // net/http ends the request now
+	}
 	_ = c.Close(stream.CloseStuck, "stuck")
 }
 
