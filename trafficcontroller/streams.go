@@ -64,17 +64,17 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 	if t.tails.stopped {
 		return errStopping
 	}
+	pings := t.pings
+	if q.Old {
+		pings = t.oldPings
+	}
+	pings.Add(conn) // to old clients a ping comes first
 	tail := t.hub.Open(conn, tailOptions(q))
 	if t.tails.open == nil {
 		t.tails.open = map[*fanout.Tail]*stream.Conn{}
 	}
 	t.tails.open[tail] = conn
 	t.tails.wg.Add(1)
-	pings := t.pings
-	if q.Old {
-		pings = t.oldPings
-	}
-	pings.Add(conn)
 	go func() {
 		defer t.tails.wg.Done()
 		err := discard(conn, q.Old)

@@ -30,7 +30,7 @@ const (
 // write decides. All methods may run concurrently.
 type KeepAlive struct {
 	began   time.Time
-	first   time.Duration // the first ping comes within it
+	first   time.Duration // the first ping comes within it; 0 is at once
 	timeout time.Duration // to answer a ping
 	reason  string        // of the close for a missed pong
 	earlier chan struct{} // signalled when the first that is due has changed
@@ -46,7 +46,7 @@ func NewKeepAlive() *KeepAlive { return newKeepAlive(pingInterval, pongTimeout, 
 // NewOldKeepAlive returns a KeepAlive for clients of the old framing. The first
 // ping goes out at once, a pong may take 30 s, and the reason of the close is the
 // one they know (protocol/03).
-func NewOldKeepAlive() *KeepAlive { return newKeepAlive(1, oldPongTimeout, oldMissedPong) }
+func NewOldKeepAlive() *KeepAlive { return newKeepAlive(0, oldPongTimeout, oldMissedPong) }
 
 func newKeepAlive(first, timeout time.Duration, reason string) *KeepAlive {
 	return &KeepAlive{began: time.Now(), first: first, timeout: timeout, reason: reason, earlier: make(chan struct{}, 1)}
@@ -63,17 +63,31 @@ type pulse struct {
 }
 
 // Add takes c into care, until it is closed or removed. A Conn can be in the
-// care of one KeepAlive only.
+// care of one KeepAlive only. A first ping that goes out at once is written
+// before Add returns, over plain TCP: nothing comes before it.
 func (k *KeepAlive) Add(c *Conn) {
+	if k.add(c) {
+		k.ping(c)
+	}
+}
+
+// add tells whether a ping has to go out now.
+func (k *KeepAlive) add(c *Conn) (ping bool) {
 	p := &c.pulse
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if p.place != 0 {
-		return
+		return false
 	}
-	*p = pulse{conn: c, at: k.now() + rand.N(k.first)}
+	now := k.now()
+	if ping = k.first == 0; ping {
+		*p = pulse{conn: c, at: now + pingInterval - rand.N(pingJitter), waits: true, heard: c.in.heard.Load(), pinged: now}
+	} else {
+		*p = pulse{conn: c, at: now + rand.N(k.first)}
+	}
 	heap.Push(&k.due, p)
 	k.signal(p)
+	return ping
 }
 
 // Remove ends the care for c, if it is in care.
