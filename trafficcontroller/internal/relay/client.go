@@ -27,6 +27,9 @@ type Client struct {
 	wake  chan struct{} // capacity 1: queue or end
 	wrote atomic.Int64  // unix nanoseconds
 	heard atomic.Uint64 // heartbeats of Dopplers
+	// attempts to dial Dopplers, of all members: one may follow another at the same
+	// Doppler, when that has moved, and must be known there as the later one.
+	attempts atomic.Uint64
 
 	sent, bytes, gaps, missed atomic.Uint64
 

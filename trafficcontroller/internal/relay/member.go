@@ -31,7 +31,6 @@ type member struct {
 	// owned by run
 	late     bool // the client was there before the Doppler could be reached
 	greeted  bool
-	attempt  uint64 // to dial
 	window   int
 	follower stream.Follower
 	batch    streampb.Batch                                                // scratch
@@ -113,8 +112,7 @@ func (m *member) dial(ctx context.Context) (*stream.Conn, error) {
 			q[key] = v
 		}
 	}
-	q.Set("session", o.Session.Attempt(m.attempt).String())
-	m.attempt++
+	q.Set("session", o.Session.Attempt(m.client.attempts.Add(1)).String())
 	if o.Acking {
 		q.Set("ack", "client")
 	}

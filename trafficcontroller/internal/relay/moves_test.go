@@ -29,6 +29,10 @@ func TestDopplerMoves(t *testing.T) {
 			next(t, c)
 			m.say(&streampb.Batch{Position: d.position(5, 1), Lease: lease(1)}, "a")
 			next(t, c)
+			before, err := stream.ParseSession(m.query.Get("session"))
+			if err != nil {
+				t.Fatal(err)
+			}
 			if test.finished {
 				m.say(&streampb.Batch{Fins: []*streampb.Fin{{Doppler: "d0", Epoch: 7, End: 6}}})
 				next(t, c)
@@ -38,6 +42,9 @@ func TestDopplerMoves(t *testing.T) {
 			moved.epoch = test.epoch
 			s.Added(moved.addr)
 			m = moved.member(t)
+			if after, err := stream.ParseSession(m.query.Get("session")); err != nil || after.ID != before.ID || after.Turn <= before.Turn {
+				t.Errorf("it would be taken for an earlier connection: %v after %v, %v", after, before, err)
+			}
 			cursor, err := stream.DecodeCursor(m.query.Get("cursor"))
 			if err != nil || len(cursor.GetEntries()) != 1 {
 				t.Fatalf("cursor %v %v", cursor, err)
