@@ -84,6 +84,10 @@ func (b *Buffer) Resize(size int) {
 	AppendFrameHeader(b.mem[at:at], b.size)
 }
 
+// skip drops the first n bytes of the payload, with the room before them: for what
+// was written in part. Only the owner of the only reference may call it.
+func (b *Buffer) skip(n int) { b.start, b.size = b.start+n, b.size-n }
+
 // Retain adds a reference.
 func (b *Buffer) Retain() {
 	if b.refs.Add(1) <= 1 {

@@ -48,7 +48,7 @@ func (c *Conn) CloseNow() {
 func (c *Conn) sayClose(code CloseCode, reason string) error {
 	deadline := time.Now().Add(closeTimeout)
 	c.closeBy.Store(deadline.UnixNano())
-	_ = c.nc.SetWriteDeadline(deadline)
+	_ = c.wire.SetWriteDeadline(deadline)
 	c.widen()
 	late := time.NewTimer(closeTimeout + 50*time.Millisecond)
 	defer late.Stop()
@@ -63,12 +63,27 @@ func (c *Conn) sayClose(code CloseCode, reason string) error {
 	if c.fault != nil && (!errors.Is(c.fault, ErrStuck) || errors.Is(c.fault, errCut)) {
 		return fmt.Errorf("write close frame: %w", c.fault)
 	}
-	_ = c.nc.SetWriteDeadline(deadline) // again: a write that has ended took it off
+	_ = c.wire.SetWriteDeadline(deadline) // again: a write that has ended took it off
 	payload := appendClosePayload(nil, code, reason)
-	if _, err := c.nc.Write(c.appendFrame(nil, opClose, payload)); err != nil {
+	if err := c.writeLast(c.appendFrame(nil, opClose, payload)); err != nil {
 		return fmt.Errorf("write close frame: %w", err)
 	}
 	return nil
+}
+
+// writeLast writes p, and what TLS has to say before, until the socket's deadline.
+// The lock is held.
+func (c *Conn) writeLast(p []byte) error {
+	if c.records == nil {
+		_, err := c.wire.Write(p)
+		return err
+	}
+	sealed, err := c.records.seal(c.tls, [][]byte{p})
+	if sealed != nil {
+		_, err = c.wire.Write(sealed.Bytes())
+		sealed.Release()
+	}
+	return err
 }
 
 // awaitClose reads until the peer's close frame has come, for a moment.
@@ -98,6 +113,11 @@ func (c *Conn) endTLS() {
 	late := time.AfterFunc(closeTimeout/4, func() { _ = c.tcp.Close() })
 	defer late.Stop()
 	_ = t.CloseWrite()
+	if c.records != nil {
+		c.lock <- struct{}{} // nobody keeps it now
+		_ = c.writeLast(nil)
+		<-c.lock
+	}
 }
 
 // end closes the socket.
@@ -105,6 +125,9 @@ func (c *Conn) end() {
 	c.doneOnce.Do(func() {
 		if c.tcp != nil {
 			_ = c.tcp.Close() // not c.nc: TLS would wait to say goodbye
+		}
+		if c.records != nil {
+			_ = c.records.Close()
 		}
 		_ = c.nc.Close()
 		close(c.done)

@@ -26,6 +26,8 @@ import (
 //	4003  CloseBadMessage  not a Control, or one out of place           no
 //	4004  CloseDraining    the server is being drained                  yes, elsewhere
 //	4005  CloseSuperseded  the same reader came back over another one   no
+//	4006  CloseToken       the token has expired or was revoked         yes, with another token
+//	4007  CloseWithdrawn   the reader may not read this any more        no
 //
 // Any other code is one to come back from, with back-off.
 type CloseCode uint16
@@ -47,6 +49,8 @@ const (
 	CloseBadMessage  CloseCode = 4003
 	CloseDraining    CloseCode = 4004
 	CloseSuperseded  CloseCode = 4005
+	CloseToken       CloseCode = 4006
+	CloseWithdrawn   CloseCode = 4007
 )
 
 var closeNames = map[CloseCode]string{
@@ -65,6 +69,8 @@ var closeNames = map[CloseCode]string{
 	CloseBadMessage:  "bad client message",
 	CloseDraining:    "draining",
 	CloseSuperseded:  "superseded",
+	CloseToken:       "token not valid",
+	CloseWithdrawn:   "access withdrawn",
 }
 
 // String is the number and, of a known code, its meaning in plain words.
@@ -79,7 +85,7 @@ func (c CloseCode) String() string {
 // When it says no, coming back would only meet the same answer.
 func (c CloseCode) Reconnect() bool {
 	switch c {
-	case CloseProtocol, CloseUnsupported, CloseBadPayload, CloseTooBig, CloseBadMessage, CloseSuperseded:
+	case CloseProtocol, CloseUnsupported, CloseBadPayload, CloseTooBig, CloseBadMessage, CloseSuperseded, CloseWithdrawn:
 		return false
 	}
 	return true

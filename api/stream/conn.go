@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,9 +21,12 @@ import (
 // also after an error.
 type Conn struct {
 	// static
-	nc          net.Conn        // the wire
+	nc          net.Conn        // as the handshake left it: TLS, if any
+	tls         *tls.Conn       // nc, when what it writes comes to records
+	records     *records        // below tls
+	wire        net.Conn        // where frames are written: nc, or the socket below records
 	tcp         *net.TCPConn    // below nc, for socket options; nil when there is none
-	raw         syscall.RawConn // when nc is tcp: reads and writes that do not block
+	raw         syscall.RawConn // when wire is tcp: writes, and without TLS reads, that do not block
 	client      bool
 	subprotocol string
 	buffer      int // socket buffer, bytes
@@ -54,33 +58,61 @@ type Conn struct {
 }
 
 func newConn(nc net.Conn, client bool, limit int64) *Conn {
-	c := &Conn{nc: nc, client: client, lock: make(chan struct{}, 1), done: make(chan struct{})}
+	c := &Conn{nc: nc, wire: nc, client: client, lock: make(chan struct{}, 1), done: make(chan struct{})}
 	c.in = frameReader{src: nc, masked: !client, limit: uint64(limit)}
 	c.watch.conn = c
 	return c
 }
 
-// tune finds the TCP connection below nc and sets its buffers.
+// tune finds the TCP connection below nc, what is written to it, and sets its
+// buffers.
 func (c *Conn) tune(buffer int) {
-	under := c.nc
-	for under != nil && c.tcp == nil {
-		switch u := under.(type) {
-		case *net.TCPConn:
-			c.tcp = u
-		case interface{ NetConn() net.Conn }:
-			under = u.NetConn()
-		default:
-			under = nil
+	below := c.nc
+	t, secured := c.nc.(*tls.Conn)
+	if secured {
+		below = t.NetConn()
+		if r, ok := below.(*records); ok {
+			below = r.Conn
+			c.tls, c.records, c.wire = t, r, below
+			r.takeOver(func() { c.late.any.Store(true); c.late.again(0, c.flush) })
 		}
 	}
-	if c.tcp == nil {
+	if c.tcp = tcpBelow(below); c.tcp == nil {
 		return
 	}
 	c.buffer = buffer
 	setSocketOptions(c.tcp, buffer)
-	if under == c.nc {
-		if c.raw = rawSocket(c.tcp); c.raw != nil {
-			c.in.lender = newSocketLender(c.raw)
+	if transparent(c.wire) {
+		c.wire, c.raw = c.tcp, rawSocket(c.tcp)
+	}
+	if c.raw != nil && !secured {
+		c.in.lender = newSocketLender(c.raw)
+	}
+}
+
+// socket is a connection that passes the bytes of a TCP connection on as they are.
+type socket interface{ Socket() *net.TCPConn }
+
+// transparent tells whether the TCP connection below nc may be used in its place.
+func transparent(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, socket:
+		return true
+	}
+	return false
+}
+
+func tcpBelow(nc net.Conn) *net.TCPConn {
+	for {
+		switch u := nc.(type) {
+		case *net.TCPConn:
+			return u
+		case socket:
+			return u.Socket()
+		case interface{ NetConn() net.Conn }:
+			nc = u.NetConn()
+		default:
+			return nil
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // pending holds the control frames that wait for the lock. Of each kind only
@@ -19,7 +20,12 @@ type pending struct {
 	ping    []byte
 	pings   uint64 // made by Ping
 	waiters map[uint64]chan struct{}
+	retry   *time.Timer // made when the socket first takes nothing
 }
+
+// retryLate is after how long what the socket did not take is tried again: the
+// write that it had to wait for may have been the last.
+const retryLate = 100 * time.Millisecond
 
 // post writes a ping or pong: now, or, should a write be under way, after it.
 func (c *Conn) post(op opcode, payload []byte) {
@@ -47,22 +53,23 @@ func (c *Conn) flush() {
 		taken := c.writeLate()
 		<-c.lock
 		if !taken {
+			c.late.again(retryLate, c.flush)
 			return
 		}
 	}
 }
 
-// writeLate writes what was posted; the lock is held. It reports false when
-// the socket takes nothing now: then it stays posted for the next.
+// writeLate writes what was posted, and before it what TLS has to say; the lock is
+// held. It reports false when the socket takes nothing now: then it stays posted.
 func (c *Conn) writeLate() bool {
-	c.late.mu.Lock()
-	pong, ping := c.late.pong, c.late.ping
-	c.late.pong, c.late.ping = nil, nil
 	c.late.any.Store(false)
-	c.late.mu.Unlock()
 	if c.fault != nil || c.closing.Load() {
 		return true
 	}
+	if c.records != nil && !c.writeControl(nil) {
+		return false
+	}
+	pong, ping := c.late.take()
 	var frames []byte
 	if pong != nil {
 		frames = c.appendFrame(frames, opPong, pong)
@@ -70,27 +77,45 @@ func (c *Conn) writeLate() bool {
 	if ping != nil {
 		frames = c.appendFrame(frames, opPing, ping)
 	}
-	if len(frames) == 0 {
+	if len(frames) == 0 || c.writeControl(frames) {
 		return true
 	}
-	n := 0
-	if c.raw != nil {
-		var err error
-		if n, err = tryWrite(c.raw, [][]byte{frames}); err != nil {
-			_ = c.writeFailed("write control frame", err)
-			return true
-		}
-		if n == 0 {
-			c.late.back(pong, ping)
-			return false
-		}
+	if c.records == nil {
+		c.late.back(pong, ping)
 	}
-	if n < len(frames) {
-		if err := c.writeBlocking(context.Background(), frames[n:], controlTimeout); err != nil {
-			_ = c.writeFailed("write control frame", err)
-		}
+	return false
+}
+
+// writeControl writes frames. It reports false when the socket takes nothing of
+// them, or with TLS not all: then they were not written, or what is left is kept.
+func (c *Conn) writeControl(frames []byte) bool {
+	rest, n, err := c.try([][]byte{frames})
+	switch {
+	case rest == nil:
+	case c.raw != nil && c.records != nil:
+		c.records.back(rest)
+		c.late.any.Store(true)
+		return false
+	case c.raw != nil && n == 0:
+		rest.Release()
+		return false
+	default:
+		err = c.writeBlocking(context.Background(), rest.Bytes(), controlTimeout)
+		rest.Release()
+	}
+	if err != nil {
+		_ = c.writeFailed("write control frame", err)
 	}
 	return true
+}
+
+// take returns what was posted.
+func (p *pending) take() (pong, ping []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pong, ping = p.pong, p.ping
+	p.pong, p.ping = nil, nil
+	return pong, ping
 }
 
 // back posts again what could not be written, unless something newer was.
@@ -104,6 +129,17 @@ func (p *pending) back(pong, ping []byte) {
 		p.ping = ping
 	}
 	p.any.Store(true)
+}
+
+// again runs f in a while.
+func (p *pending) again(after time.Duration, f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retry == nil {
+		p.retry = time.AfterFunc(after, f)
+		return
+	}
+	p.retry.Reset(after)
 }
 
 // Ping sends a ping and waits for its pong, which Read has to take in

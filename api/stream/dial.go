@@ -40,7 +40,7 @@ type DialOptions struct {
 // followed. An answer other than a WebSocket is a *HandshakeError.
 func Dial(ctx context.Context, address string, o DialOptions) (*Conn, error) {
 	buffer := orDefault(o.SocketBuffer, DefaultSocketBuffer)
-	t := &handshake{transport: newTransport(o.TLS, buffer)}
+	t := &handshake{transport: newTransport(o.TLS, buffer, overTLS(address))}
 	defer t.transport.CloseIdleConnections()
 	opts := &websocket.DialOptions{
 		HTTPClient: &http.Client{
@@ -71,8 +71,14 @@ func Dial(ctx context.Context, address string, o DialOptions) (*Conn, error) {
 	return c, nil
 }
 
+// overTLS tells whether an address is reached with TLS.
+func overTLS(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && (strings.EqualFold(u.Scheme, "wss") || strings.EqualFold(u.Scheme, "https"))
+}
+
 // newTransport makes a transport for one handshake.
-func newTransport(conf *tls.Config, buffer int) *http.Transport {
+func newTransport(conf *tls.Config, buffer int, secure bool) *http.Transport {
 	if conf != nil {
 		conf = conf.Clone()
 	} else {
@@ -86,6 +92,9 @@ func newTransport(conf *tls.Config, buffer int) *http.Transport {
 			nc, err := dialer.DialContext(ctx, network, addr)
 			if tcp, ok := nc.(*net.TCPConn); ok {
 				setSocketOptions(tcp, buffer)
+			}
+			if err == nil && secure {
+				nc = &records{Conn: nc}
 			}
 			return nc, err
 		},

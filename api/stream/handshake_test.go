@@ -255,16 +255,17 @@ func TestDialFails(t *testing.T) {
 	for _, test := range []struct {
 		name, url, words string
 		o                DialOptions
+		within           time.Duration
 	}{
-		{"scheme", "ftp://x", "scheme", DialOptions{}},
-		{"not a URL", "ws://a b", "invalid character", DialOptions{}},
-		{"refused", "ws://" + closed.Addr().String(), "refused", DialOptions{}},
-		{"silent", "ws://" + silent.Addr().String(), "deadline", DialOptions{}},
-		{"no TLS", strings.Replace(url, "http:", "wss:", 1), "HTTPS client", DialOptions{}},
-		{"subprotocol", url, `"x"`, DialOptions{Subprotocol: "x"}},
+		{"scheme", "ftp://x", "scheme", DialOptions{}, time.Minute},
+		{"not a URL", "ws://a b", "invalid character", DialOptions{}, time.Minute},
+		{"refused", "ws://" + closed.Addr().String(), "refused", DialOptions{}, time.Minute},
+		{"silent", "ws://" + silent.Addr().String(), "deadline", DialOptions{}, 300 * time.Millisecond},
+		{"no TLS", strings.Replace(url, "http:", "wss:", 1), "HTTPS client", DialOptions{}, time.Minute},
+		{"subprotocol", url, `"x"`, DialOptions{Subprotocol: "x"}, time.Minute},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), test.within)
 			defer cancel()
 			_, err := Dial(ctx, test.url, test.o)
 			if err == nil || !strings.Contains(err.Error(), test.words) || IsPermanent(err) {

@@ -58,8 +58,15 @@ func dial(tb testing.TB, url string, o DialOptions) *Conn {
 // pairTLS is the same over TLS.
 func pairTLS(tb testing.TB, ao AcceptOptions, do DialOptions) (server, client *Conn) {
 	tb.Helper()
+	return pairBehind(tb, ao, do, func(l net.Listener) net.Listener { return recordListener{l} })
+}
+
+// pairBehind is the same over TLS of a server that has a listener of its own.
+func pairBehind(tb testing.TB, ao AcceptOptions, do DialOptions, own func(net.Listener) net.Listener) (server, client *Conn) {
+	tb.Helper()
 	got := make(chan *Conn, 1)
 	srv := httptest.NewUnstartedServer(acceptHandler(tb, ao, got))
+	srv.Listener = own(srv.Listener)
 	cert, roots := certificate(tb)
 	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	srv.StartTLS()

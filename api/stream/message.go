@@ -12,10 +12,11 @@ import (
 
 // Limits of a Control, which DecodeControl enforces before it allocates.
 const (
-	MaxWatches     = 100_000 // added, and removed, by one Watch
-	MaxRanges      = 10_000  // of one Ack
-	MaxClassCounts = 64      // of one watch
-	MaxName        = 4 << 10 // bytes of a source id or of a Doppler's name
+	MaxWatches     = 100_000  // added, and removed, by one Watch
+	MaxRanges      = 10_000   // of one Ack
+	MaxClassCounts = 64       // of one watch
+	MaxName        = 4 << 10  // bytes of a source id or of a Doppler's name
+	MaxToken       = 16 << 10 // bytes of a Token
 )
 
 // DecodeControl decodes a client message: exactly one field, nothing over its
@@ -30,7 +31,7 @@ func DecodeControl(msg []byte) (*streampb.Control, error) {
 		return nil, fmt.Errorf("not a Control message: %w", err)
 	}
 	if c.Message == nil {
-		return nil, errors.New("not a Control message: none of watch, sent, ack")
+		return nil, errors.New("not a Control message: none of watch, sent, ack, token")
 	}
 	return c, nil
 }
@@ -39,6 +40,7 @@ func DecodeControl(msg []byte) (*streampb.Control, error) {
 const (
 	controlWatch = 1
 	controlAck   = 3
+	controlToken = 4
 
 	watchAdd    = 2
 	watchRemove = 3
@@ -54,11 +56,11 @@ const (
 func checkControlMessage(msg []byte) error {
 	fields := 0
 	return eachField(msg, func(num protowire.Number, typ protowire.Type, v []byte) error {
-		if num > 3 {
+		if num > controlToken {
 			return nil
 		}
 		if fields++; fields > 1 {
-			return errors.New("more than one of watch, sent, ack")
+			return errors.New("more than one of watch, sent, ack, token")
 		}
 		if typ != protowire.BytesType {
 			return nil // proto.Unmarshal takes it for unknown
@@ -68,6 +70,10 @@ func checkControlMessage(msg []byte) error {
 			return checkWatch(v)
 		case controlAck:
 			return checkAck(v)
+		case controlToken:
+			if len(v) > MaxToken+8 { // the token and what is around it
+				return fmt.Errorf("a token of about %d bytes, the limit is %d", len(v), MaxToken)
+			}
 		}
 		return nil
 	})

@@ -18,6 +18,8 @@ func control(m any) *streampb.Control {
 		return &streampb.Control{Message: &streampb.Control_Watch{Watch: m}}
 	case *streampb.Sent:
 		return &streampb.Control{Message: &streampb.Control_Sent{Sent: m}}
+	case *streampb.Token:
+		return &streampb.Control{Message: &streampb.Control_Token{Token: m}}
 	case *streampb.Ack:
 		return &streampb.Control{Message: &streampb.Control_Ack{Ack: m}}
 	}
@@ -39,6 +41,7 @@ func goodControls() []any {
 		&streampb.Watch{Request: 1, Remove: []uint32{1, 300, 70000}, Start: &streampb.LinkStart{Epoch: 1, Offset: 2},
 			Add: []*streampb.Watch_Add{{SourceId: "s", Watch: 3, ClassCounts: []uint64{1, 2, 1 << 40}}, {}}},
 		&streampb.Watch{Add: []*streampb.Watch_Add{{SourceId: strings.Repeat("x", MaxName)}}},
+		&streampb.Token{Token: strings.Repeat("x", MaxToken)},
 		&streampb.Sent{},
 		&streampb.Sent{Lease: 1 << 63},
 		&streampb.Ack{},
@@ -69,7 +72,7 @@ func TestDecodeControl(t *testing.T) {
 		words string
 	}{
 		{"nothing", nil, "none of"},
-		{"unknown field only", []byte("\x22\x00"), "none of"},
+		{"unknown field only", []byte("\x2a\x00"), "none of"},
 		{"garbage", []byte("\xff\xff\xff"), "not a Control"},
 		{"cut", encoded(t, goodControls()[1])[:20], "not a Control"},
 		{"text", []byte("hello"), "not a Control"},
@@ -82,6 +85,7 @@ func TestDecodeControl(t *testing.T) {
 		{"many ranges", encoded(t, &streampb.Ack{Ranges: ranges}), "10000 ranges"},
 		{"many counts", encoded(t, &streampb.Watch{Add: []*streampb.Watch_Add{{ClassCounts: make([]uint64, MaxClassCounts+1)}}}), "64 class counts"},
 		{"long source id", encoded(t, &streampb.Watch{Add: []*streampb.Watch_Add{{SourceId: long}}}), "4097 bytes"},
+		{"long token", encoded(t, &streampb.Token{Token: strings.Repeat("x", MaxToken+6)}), "16"},
 		{"long Doppler", encoded(t, &streampb.Ack{Doppler: long}), "4097 bytes"},
 	} {
 		if _, err := DecodeControl(test.msg); err == nil || !strings.Contains(err.Error(), test.words) {

@@ -11,7 +11,15 @@ import (
 // What the socket takes at once is written at once; the rest waits for Finish,
 // and everybody else for that.
 func TestTryWriteFrames(t *testing.T) {
-	server, client := pair(t, AcceptOptions{SocketBuffer: 64 << 10}, DialOptions{})
+	for name, pair := range map[string]func(testing.TB, AcceptOptions, DialOptions) (server, client *Conn){"TCP": pair, "TLS": pairTLS} {
+		t.Run(name, func(t *testing.T) {
+			server, client := pair(t, AcceptOptions{SocketBuffer: 64 << 10}, DialOptions{})
+			tryFrames(t, server, client)
+		})
+	}
+}
+
+func tryFrames(t *testing.T, server, client *Conn) {
 	_, end := pump(server)
 	payload := pattern(100_000, 3)
 	frame := append(AppendFrameHeader(nil, len(payload)), payload...)
@@ -73,7 +81,7 @@ func TestFinishOfAStuckReader(t *testing.T) {
 }
 
 func TestTryWriteFramesOverTLS(t *testing.T) {
-	server, _ := pairTLS(t, AcceptOptions{}, DialOptions{})
+	server, _ := pairBehind(t, AcceptOptions{}, DialOptions{}, func(l net.Listener) net.Listener { return l })
 	if _, ok, err := server.TryWriteFrames([][]byte{{1}}); ok || err != nil {
 		t.Errorf("ok %v, %v: the socket cannot be asked", ok, err)
 	}

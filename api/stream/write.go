@@ -24,9 +24,9 @@ const blockedChunk = 64 << 10
 // It first writes what the socket takes at once. The rest, if any, it copies;
 // then it calls release, exactly once and before it waits for anything but the
 // conn's lock: from there on bufs are not used. spilled tells that there was a
-// rest. release may be nil. Where the socket cannot be asked (TLS), everything
-// is copied first. Finally it blocks until all is written, which fails with
-// ErrStuck when the peer takes nothing for timeout (60 s if not positive).
+// rest. release may be nil. With TLS, and where the socket cannot be asked,
+// everything is copied first. Finally it blocks until all is written, which fails
+// with ErrStuck when the peer takes nothing for timeout (60 s if not positive).
 // Frames of concurrent calls, and control frames, do not interleave.
 //
 // After an error nothing more can be written; the connection has to be closed.
@@ -42,25 +42,51 @@ func (c *Conn) WriteFrames(bufs [][]byte, release func(spilled bool), timeout ti
 		return fmt.Errorf("write frames: %w", err)
 	}
 	defer c.unlock()
+	rest, _, err := c.try(bufs)
+	release(rest != nil && c.raw != nil)
+	if err != nil {
+		return c.writeFailed("write frames", err)
+	}
+	if rest == nil {
+		return nil
+	}
+	return c.writeRest(rest, timeout)
+}
+
+// try writes what the socket takes at once, and returns a copy of the rest, as it
+// has to be written, or nil if there is none, and how many bytes were. The lock is
+// held.
+func (c *Conn) try(bufs [][]byte) (rest *Buffer, n int, err error) {
+	if c.records != nil {
+		return c.trySealed(bufs)
+	}
 	total := 0
 	for _, b := range bufs {
 		total += len(b)
 	}
-	n := 0
 	if c.raw != nil {
-		var err error
-		if n, err = tryWrite(c.raw, bufs); err != nil {
-			release(false)
-			return c.writeFailed("write frames", err)
-		}
-		if n == total {
-			release(false)
-			return nil
+		if n, err = tryWrite(c.raw, bufs); err != nil || n == total {
+			return nil, n, err
 		}
 	}
-	rest := gather(bufs, n, total)
-	release(c.raw != nil)
-	return c.writeRest(rest, timeout)
+	return gather(bufs, n, total), n, nil
+}
+
+// trySealed is try with TLS.
+func (c *Conn) trySealed(bufs [][]byte) (rest *Buffer, n int, err error) {
+	sealed, err := c.records.seal(c.tls, bufs)
+	if err != nil || sealed == nil {
+		return nil, 0, err
+	}
+	if c.raw != nil {
+		n, err = tryWrite(c.raw, [][]byte{sealed.Bytes()})
+	}
+	if err != nil || n == sealed.Len() {
+		sealed.Release()
+		return nil, n, err
+	}
+	sealed.skip(n)
+	return sealed, n, nil
 }
 
 // writeRest writes what the socket has not taken at once, and releases it. The
@@ -84,7 +110,8 @@ type Unwritten struct {
 // takes at once. What it does not take is copied to rest, which has to be
 // finished, by any goroutine; until then nobody else can write. After it has
 // returned bufs are not used. With ok false nothing was written, because the
-// socket cannot be asked (TLS) or somebody else is writing: WriteFrames can.
+// socket cannot be asked (TLS not of NewTLSListener) or somebody else is writing:
+// WriteFrames can.
 func (c *Conn) TryWriteFrames(bufs [][]byte) (rest *Unwritten, ok bool, err error) {
 	if c.raw == nil {
 		return nil, false, nil
@@ -98,13 +125,9 @@ func (c *Conn) TryWriteFrames(bufs [][]byte) (rest *Unwritten, ok bool, err erro
 		<-c.lock
 		return nil, false, nil // WriteFrames tells why
 	}
-	total := 0
-	for _, b := range bufs {
-		total += len(b)
-	}
-	n, err := tryWrite(c.raw, bufs)
-	if err == nil && n < total {
-		return &Unwritten{c, gather(bufs, n, total)}, true, nil
+	left, _, err := c.try(bufs)
+	if left != nil {
+		return &Unwritten{c, left}, true, nil
 	}
 	if err != nil {
 		err = c.writeFailed("write frames", err)
@@ -153,18 +176,12 @@ func (c *Conn) Send(ctx context.Context, msg []byte) error {
 		return fmt.Errorf("send message: %w", err)
 	}
 	defer c.unlock()
-	p := frame.Bytes()
-	if c.raw != nil {
-		n, err := tryWrite(c.raw, [][]byte{p})
-		if err != nil {
-			return c.writeFailed("send message", err)
-		}
-		p = p[n:]
+	rest, _, err := c.try([][]byte{frame.Bytes()})
+	if rest != nil {
+		err = c.writeUntil(ctx, rest.Bytes())
+		rest.Release()
 	}
-	if len(p) == 0 {
-		return nil
-	}
-	if err := c.writeUntil(ctx, p); err != nil {
+	if err != nil {
 		return c.writeFailed("send message", err)
 	}
 	return nil
@@ -174,7 +191,7 @@ func (c *Conn) Send(ctx context.Context, msg []byte) error {
 func (c *Conn) writeUntil(ctx context.Context, p []byte) error {
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		_ = c.nc.SetWriteDeadline(longAgo)
+		_ = c.wire.SetWriteDeadline(longAgo)
 		close(fired)
 	})
 	err := c.writeBlocking(ctx, p, 0)
@@ -185,7 +202,7 @@ func (c *Conn) writeUntil(ctx context.Context, p []byte) error {
 	if err != nil {
 		return ctx.Err()
 	}
-	_ = c.nc.SetWriteDeadline(c.closeDeadline())
+	_ = c.wire.SetWriteDeadline(c.closeDeadline())
 	return nil
 }
 
@@ -282,7 +299,7 @@ func (c *Conn) writeBlocking(ctx context.Context, p []byte, timeout time.Duratio
 		c.arm(timeout)
 		n, err := 0, ctx.Err() // before arm it had no effect
 		if err == nil {
-			n, err = c.nc.Write(chunk)
+			n, err = c.wire.Write(chunk)
 		}
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) && timeout > 0 {
@@ -314,9 +331,9 @@ func (c *Conn) arm(timeout time.Duration) {
 			c.stall.Reset(timeout)
 		}
 	}
-	_ = c.nc.SetWriteDeadline(deadline)
+	_ = c.wire.SetWriteDeadline(deadline)
 	if by := c.closeDeadline(); !by.IsZero() {
-		_ = c.nc.SetWriteDeadline(by)
+		_ = c.wire.SetWriteDeadline(by)
 	}
 }
 
@@ -334,7 +351,7 @@ func (c *Conn) disarm() {
 		c.stall.Stop()
 	}
 	if c.raw != nil && c.closeBy.Load() == 0 {
-		_ = c.nc.SetWriteDeadline(time.Time{})
+		_ = c.wire.SetWriteDeadline(time.Time{})
 	}
 }
 

@@ -73,7 +73,7 @@ func (x Gap_Precision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Gap_Precision.Descriptor instead.
 func (Gap_Precision) EnumDescriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{3, 0}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{4, 0}
 }
 
 type Gap_Reason int32
@@ -154,7 +154,7 @@ func (x Gap_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Gap_Reason.Descriptor instead.
 func (Gap_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{3, 1}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{4, 1}
 }
 
 // Batch is a loggregator.v2.EnvelopeBatch with metadata in high fields, so
@@ -178,7 +178,10 @@ type Batch struct {
 	// where the history it asked for ends.
 	Watching []*Watching `protobuf:"bytes,1006,rep,name=watching,proto3" json:"watching,omitempty"`
 	// The Doppler is leaving; nothing of this epoch comes after it.
-	Fins          []*Fin `protobuf:"bytes,1007,rep,name=fins,proto3" json:"fins,omitempty"`
+	Fins []*Fin `protobuf:"bytes,1007,rep,name=fins,proto3" json:"fins,omitempty"`
+	// How long the reader's token is good for: after hello, if it ends, and in
+	// answer to each Token. Only a Traffic Controller sends it.
+	Access        *Access `protobuf:"bytes,1008,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,6 +272,70 @@ func (x *Batch) GetFins() []*Fin {
 	return nil
 }
 
+func (x *Batch) GetAccess() *Access {
+	if x != nil {
+		return x.Access
+	}
+	return nil
+}
+
+// Access is what a reader's token is good for.
+type Access struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From when this was written to when the stream is closed, unless another
+	// Token has come; 0 if the token does not end.
+	ExpiresInMillis int64 `protobuf:"varint,1,opt,name=expires_in_millis,json=expiresInMillis,proto3" json:"expires_in_millis,omitempty"`
+	// Not empty: the last Token was refused, in plain words. The one before
+	// still counts.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Access) GetExpiresInMillis() int64 {
+	if x != nil {
+		return x.ExpiresInMillis
+	}
+	return 0
+}
+
+func (x *Access) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // Position places a batch in a Doppler's log. (doppler, epoch, offset) is the
 // identity of an envelope for ever.
 type Position struct {
@@ -304,7 +371,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[1]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +383,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[1]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +396,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{1}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Position) GetDoppler() string {
@@ -422,7 +489,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[2]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +501,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[2]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +514,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{2}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Lease) GetId() uint64 {
@@ -488,7 +555,7 @@ type Gap struct {
 
 func (x *Gap) Reset() {
 	*x = Gap{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[3]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +567,7 @@ func (x *Gap) String() string {
 func (*Gap) ProtoMessage() {}
 
 func (x *Gap) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[3]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +580,7 @@ func (x *Gap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gap.ProtoReflect.Descriptor instead.
 func (*Gap) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{3}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Gap) GetSourceId() string {
@@ -614,7 +681,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[4]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +693,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[4]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +706,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{4}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetVersion() uint32 {
@@ -736,7 +803,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[5]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +815,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[5]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +828,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{5}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Heartbeat) GetTimestamp() int64 {
@@ -832,7 +899,7 @@ type Watching struct {
 
 func (x *Watching) Reset() {
 	*x = Watching{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[6]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +911,7 @@ func (x *Watching) String() string {
 func (*Watching) ProtoMessage() {}
 
 func (x *Watching) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[6]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +924,7 @@ func (x *Watching) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watching.ProtoReflect.Descriptor instead.
 func (*Watching) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{6}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Watching) GetRequest() uint64 {
@@ -915,7 +982,7 @@ type Fin struct {
 
 func (x *Fin) Reset() {
 	*x = Fin{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[7]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +994,7 @@ func (x *Fin) String() string {
 func (*Fin) ProtoMessage() {}
 
 func (x *Fin) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[7]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,7 +1007,7 @@ func (x *Fin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fin.ProtoReflect.Descriptor instead.
 func (*Fin) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{7}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Fin) GetDoppler() string {
@@ -972,6 +1039,7 @@ type Control struct {
 	//	*Control_Watch
 	//	*Control_Sent
 	//	*Control_Ack
+	//	*Control_Token
 	Message       isControl_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -979,7 +1047,7 @@ type Control struct {
 
 func (x *Control) Reset() {
 	*x = Control{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[8]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1059,7 @@ func (x *Control) String() string {
 func (*Control) ProtoMessage() {}
 
 func (x *Control) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[8]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1072,7 @@ func (x *Control) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Control.ProtoReflect.Descriptor instead.
 func (*Control) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{8}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Control) GetMessage() isControl_Message {
@@ -1041,6 +1109,15 @@ func (x *Control) GetAck() *Ack {
 	return nil
 }
 
+func (x *Control) GetToken() *Token {
+	if x != nil {
+		if x, ok := x.Message.(*Control_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
 type isControl_Message interface {
 	isControl_Message()
 }
@@ -1057,11 +1134,64 @@ type Control_Ack struct {
 	Ack *Ack `protobuf:"bytes,3,opt,name=ack,proto3,oneof"`
 }
 
+type Control_Token struct {
+	Token *Token `protobuf:"bytes,4,opt,name=token,proto3,oneof"`
+}
+
 func (*Control_Watch) isControl_Message() {}
 
 func (*Control_Sent) isControl_Message() {}
 
 func (*Control_Ack) isControl_Message() {}
+
+func (*Control_Token) isControl_Message() {}
+
+// Token takes the place of the one that a client of a Traffic Controller came
+// with, or sent before. It has to be of the same user.
+type Token struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With or without its scheme.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Token) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
 
 // Watch changes the set of watched sources of a tail link.
 type Watch struct {
@@ -1082,7 +1212,7 @@ type Watch struct {
 
 func (x *Watch) Reset() {
 	*x = Watch{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[9]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1224,7 @@ func (x *Watch) String() string {
 func (*Watch) ProtoMessage() {}
 
 func (x *Watch) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[9]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1237,7 @@ func (x *Watch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch.ProtoReflect.Descriptor instead.
 func (*Watch) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{9}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Watch) GetRequest() uint64 {
@@ -1159,7 +1289,7 @@ type LinkStart struct {
 
 func (x *LinkStart) Reset() {
 	*x = LinkStart{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[10]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1301,7 @@ func (x *LinkStart) String() string {
 func (*LinkStart) ProtoMessage() {}
 
 func (x *LinkStart) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[10]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1314,7 @@ func (x *LinkStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkStart.ProtoReflect.Descriptor instead.
 func (*LinkStart) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{10}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LinkStart) GetOrigin() bool {
@@ -1219,7 +1349,7 @@ type Sent struct {
 
 func (x *Sent) Reset() {
 	*x = Sent{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[11]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1361,7 @@ func (x *Sent) String() string {
 func (*Sent) ProtoMessage() {}
 
 func (x *Sent) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[11]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1374,7 @@ func (x *Sent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sent.ProtoReflect.Descriptor instead.
 func (*Sent) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{11}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Sent) GetLease() uint64 {
@@ -1267,7 +1397,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[12]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1409,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[12]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1422,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{12}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Ack) GetDoppler() string {
@@ -1327,7 +1457,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[13]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1469,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[13]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1482,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{13}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Range) GetFirst() uint64 {
@@ -1380,7 +1510,7 @@ type Cursor struct {
 
 func (x *Cursor) Reset() {
 	*x = Cursor{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[14]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1522,7 @@ func (x *Cursor) String() string {
 func (*Cursor) ProtoMessage() {}
 
 func (x *Cursor) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[14]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1535,7 @@ func (x *Cursor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cursor.ProtoReflect.Descriptor instead.
 func (*Cursor) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{14}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Cursor) GetVersion() uint32 {
@@ -1442,7 +1572,7 @@ type CursorEntry struct {
 
 func (x *CursorEntry) Reset() {
 	*x = CursorEntry{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[15]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1584,7 @@ func (x *CursorEntry) String() string {
 func (*CursorEntry) ProtoMessage() {}
 
 func (x *CursorEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[15]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1597,7 @@ func (x *CursorEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CursorEntry.ProtoReflect.Descriptor instead.
 func (*CursorEntry) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{15}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CursorEntry) GetDoppler() string {
@@ -1527,7 +1657,7 @@ type Watch_Add struct {
 
 func (x *Watch_Add) Reset() {
 	*x = Watch_Add{}
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[16]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1669,7 @@ func (x *Watch_Add) String() string {
 func (*Watch_Add) ProtoMessage() {}
 
 func (x *Watch_Add) ProtoReflect() protoreflect.Message {
-	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[16]
+	mi := &file_loggregator_stream_v1_stream_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1682,7 @@ func (x *Watch_Add) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Watch_Add.ProtoReflect.Descriptor instead.
 func (*Watch_Add) Descriptor() ([]byte, []int) {
-	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{9, 0}
+	return file_loggregator_stream_v1_stream_proto_rawDescGZIP(), []int{11, 0}
 }
 
 func (x *Watch_Add) GetSourceId() string {
@@ -1580,7 +1710,7 @@ var File_loggregator_stream_v1_stream_proto protoreflect.FileDescriptor
 
 const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\n" +
-	"\"loggregator/stream/v1/stream.proto\x12\x15loggregator.stream.v1\x1a\x1dloggregator/v2/envelope.proto\"\xc0\x03\n" +
+	"\"loggregator/stream/v1/stream.proto\x12\x15loggregator.stream.v1\x1a\x1dloggregator/v2/envelope.proto\"\xf8\x03\n" +
 	"\x05Batch\x12.\n" +
 	"\x05batch\x18\x01 \x03(\v2\x18.loggregator.v2.EnvelopeR\x05batch\x12<\n" +
 	"\bposition\x18\xe9\a \x01(\v2\x1f.loggregator.stream.v1.PositionR\bposition\x123\n" +
@@ -1589,7 +1719,11 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x05hello\x18\xec\a \x01(\v2\x1c.loggregator.stream.v1.HelloR\x05hello\x12?\n" +
 	"\theartbeat\x18\xed\a \x01(\v2 .loggregator.stream.v1.HeartbeatR\theartbeat\x12<\n" +
 	"\bwatching\x18\xee\a \x03(\v2\x1f.loggregator.stream.v1.WatchingR\bwatching\x12/\n" +
-	"\x04fins\x18\xef\a \x03(\v2\x1a.loggregator.stream.v1.FinR\x04fins\"\x93\x02\n" +
+	"\x04fins\x18\xef\a \x03(\v2\x1a.loggregator.stream.v1.FinR\x04fins\x126\n" +
+	"\x06access\x18\xf0\a \x01(\v2\x1d.loggregator.stream.v1.AccessR\x06access\"J\n" +
+	"\x06Access\x12*\n" +
+	"\x11expires_in_millis\x18\x01 \x01(\x03R\x0fexpiresInMillis\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\x93\x02\n" +
 	"\bPosition\x12\x18\n" +
 	"\adoppler\x18\x01 \x01(\tR\adoppler\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -1666,12 +1800,15 @@ const file_loggregator_stream_v1_stream_proto_rawDesc = "" +
 	"\x03Fin\x12\x18\n" +
 	"\adoppler\x18\x01 \x01(\tR\adoppler\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x04R\x03end\"\xad\x01\n" +
+	"\x03end\x18\x03 \x01(\x04R\x03end\"\xe3\x01\n" +
 	"\aControl\x124\n" +
 	"\x05watch\x18\x01 \x01(\v2\x1c.loggregator.stream.v1.WatchH\x00R\x05watch\x121\n" +
 	"\x04sent\x18\x02 \x01(\v2\x1b.loggregator.stream.v1.SentH\x00R\x04sent\x12.\n" +
-	"\x03ack\x18\x03 \x01(\v2\x1a.loggregator.stream.v1.AckH\x00R\x03ackB\t\n" +
-	"\amessage\"\x96\x02\n" +
+	"\x03ack\x18\x03 \x01(\v2\x1a.loggregator.stream.v1.AckH\x00R\x03ack\x124\n" +
+	"\x05token\x18\x04 \x01(\v2\x1c.loggregator.stream.v1.TokenH\x00R\x05tokenB\t\n" +
+	"\amessage\"\x1d\n" +
+	"\x05Token\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\x96\x02\n" +
 	"\x05Watch\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x122\n" +
 	"\x03add\x18\x02 \x03(\v2 .loggregator.stream.v1.Watch.AddR\x03add\x12\x16\n" +
@@ -1719,52 +1856,56 @@ func file_loggregator_stream_v1_stream_proto_rawDescGZIP() []byte {
 }
 
 var file_loggregator_stream_v1_stream_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_loggregator_stream_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_loggregator_stream_v1_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_loggregator_stream_v1_stream_proto_goTypes = []any{
 	(Gap_Precision)(0),             // 0: loggregator.stream.v1.Gap.Precision
 	(Gap_Reason)(0),                // 1: loggregator.stream.v1.Gap.Reason
 	(*Batch)(nil),                  // 2: loggregator.stream.v1.Batch
-	(*Position)(nil),               // 3: loggregator.stream.v1.Position
-	(*Lease)(nil),                  // 4: loggregator.stream.v1.Lease
-	(*Gap)(nil),                    // 5: loggregator.stream.v1.Gap
-	(*Hello)(nil),                  // 6: loggregator.stream.v1.Hello
-	(*Heartbeat)(nil),              // 7: loggregator.stream.v1.Heartbeat
-	(*Watching)(nil),               // 8: loggregator.stream.v1.Watching
-	(*Fin)(nil),                    // 9: loggregator.stream.v1.Fin
-	(*Control)(nil),                // 10: loggregator.stream.v1.Control
-	(*Watch)(nil),                  // 11: loggregator.stream.v1.Watch
-	(*LinkStart)(nil),              // 12: loggregator.stream.v1.LinkStart
-	(*Sent)(nil),                   // 13: loggregator.stream.v1.Sent
-	(*Ack)(nil),                    // 14: loggregator.stream.v1.Ack
-	(*Range)(nil),                  // 15: loggregator.stream.v1.Range
-	(*Cursor)(nil),                 // 16: loggregator.stream.v1.Cursor
-	(*CursorEntry)(nil),            // 17: loggregator.stream.v1.CursorEntry
-	(*Watch_Add)(nil),              // 18: loggregator.stream.v1.Watch.Add
-	(*loggregatorv2.Envelope)(nil), // 19: loggregator.v2.Envelope
+	(*Access)(nil),                 // 3: loggregator.stream.v1.Access
+	(*Position)(nil),               // 4: loggregator.stream.v1.Position
+	(*Lease)(nil),                  // 5: loggregator.stream.v1.Lease
+	(*Gap)(nil),                    // 6: loggregator.stream.v1.Gap
+	(*Hello)(nil),                  // 7: loggregator.stream.v1.Hello
+	(*Heartbeat)(nil),              // 8: loggregator.stream.v1.Heartbeat
+	(*Watching)(nil),               // 9: loggregator.stream.v1.Watching
+	(*Fin)(nil),                    // 10: loggregator.stream.v1.Fin
+	(*Control)(nil),                // 11: loggregator.stream.v1.Control
+	(*Token)(nil),                  // 12: loggregator.stream.v1.Token
+	(*Watch)(nil),                  // 13: loggregator.stream.v1.Watch
+	(*LinkStart)(nil),              // 14: loggregator.stream.v1.LinkStart
+	(*Sent)(nil),                   // 15: loggregator.stream.v1.Sent
+	(*Ack)(nil),                    // 16: loggregator.stream.v1.Ack
+	(*Range)(nil),                  // 17: loggregator.stream.v1.Range
+	(*Cursor)(nil),                 // 18: loggregator.stream.v1.Cursor
+	(*CursorEntry)(nil),            // 19: loggregator.stream.v1.CursorEntry
+	(*Watch_Add)(nil),              // 20: loggregator.stream.v1.Watch.Add
+	(*loggregatorv2.Envelope)(nil), // 21: loggregator.v2.Envelope
 }
 var file_loggregator_stream_v1_stream_proto_depIdxs = []int32{
-	19, // 0: loggregator.stream.v1.Batch.batch:type_name -> loggregator.v2.Envelope
-	3,  // 1: loggregator.stream.v1.Batch.position:type_name -> loggregator.stream.v1.Position
-	4,  // 2: loggregator.stream.v1.Batch.lease:type_name -> loggregator.stream.v1.Lease
-	5,  // 3: loggregator.stream.v1.Batch.gaps:type_name -> loggregator.stream.v1.Gap
-	6,  // 4: loggregator.stream.v1.Batch.hello:type_name -> loggregator.stream.v1.Hello
-	7,  // 5: loggregator.stream.v1.Batch.heartbeat:type_name -> loggregator.stream.v1.Heartbeat
-	8,  // 6: loggregator.stream.v1.Batch.watching:type_name -> loggregator.stream.v1.Watching
-	9,  // 7: loggregator.stream.v1.Batch.fins:type_name -> loggregator.stream.v1.Fin
-	0,  // 8: loggregator.stream.v1.Gap.precision:type_name -> loggregator.stream.v1.Gap.Precision
-	1,  // 9: loggregator.stream.v1.Gap.reason:type_name -> loggregator.stream.v1.Gap.Reason
-	11, // 10: loggregator.stream.v1.Control.watch:type_name -> loggregator.stream.v1.Watch
-	13, // 11: loggregator.stream.v1.Control.sent:type_name -> loggregator.stream.v1.Sent
-	14, // 12: loggregator.stream.v1.Control.ack:type_name -> loggregator.stream.v1.Ack
-	18, // 13: loggregator.stream.v1.Watch.add:type_name -> loggregator.stream.v1.Watch.Add
-	12, // 14: loggregator.stream.v1.Watch.start:type_name -> loggregator.stream.v1.LinkStart
-	15, // 15: loggregator.stream.v1.Ack.ranges:type_name -> loggregator.stream.v1.Range
-	17, // 16: loggregator.stream.v1.Cursor.entries:type_name -> loggregator.stream.v1.CursorEntry
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	21, // 0: loggregator.stream.v1.Batch.batch:type_name -> loggregator.v2.Envelope
+	4,  // 1: loggregator.stream.v1.Batch.position:type_name -> loggregator.stream.v1.Position
+	5,  // 2: loggregator.stream.v1.Batch.lease:type_name -> loggregator.stream.v1.Lease
+	6,  // 3: loggregator.stream.v1.Batch.gaps:type_name -> loggregator.stream.v1.Gap
+	7,  // 4: loggregator.stream.v1.Batch.hello:type_name -> loggregator.stream.v1.Hello
+	8,  // 5: loggregator.stream.v1.Batch.heartbeat:type_name -> loggregator.stream.v1.Heartbeat
+	9,  // 6: loggregator.stream.v1.Batch.watching:type_name -> loggregator.stream.v1.Watching
+	10, // 7: loggregator.stream.v1.Batch.fins:type_name -> loggregator.stream.v1.Fin
+	3,  // 8: loggregator.stream.v1.Batch.access:type_name -> loggregator.stream.v1.Access
+	0,  // 9: loggregator.stream.v1.Gap.precision:type_name -> loggregator.stream.v1.Gap.Precision
+	1,  // 10: loggregator.stream.v1.Gap.reason:type_name -> loggregator.stream.v1.Gap.Reason
+	13, // 11: loggregator.stream.v1.Control.watch:type_name -> loggregator.stream.v1.Watch
+	15, // 12: loggregator.stream.v1.Control.sent:type_name -> loggregator.stream.v1.Sent
+	16, // 13: loggregator.stream.v1.Control.ack:type_name -> loggregator.stream.v1.Ack
+	12, // 14: loggregator.stream.v1.Control.token:type_name -> loggregator.stream.v1.Token
+	20, // 15: loggregator.stream.v1.Watch.add:type_name -> loggregator.stream.v1.Watch.Add
+	14, // 16: loggregator.stream.v1.Watch.start:type_name -> loggregator.stream.v1.LinkStart
+	17, // 17: loggregator.stream.v1.Ack.ranges:type_name -> loggregator.stream.v1.Range
+	19, // 18: loggregator.stream.v1.Cursor.entries:type_name -> loggregator.stream.v1.CursorEntry
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_loggregator_stream_v1_stream_proto_init() }
@@ -1772,10 +1913,11 @@ func file_loggregator_stream_v1_stream_proto_init() {
 	if File_loggregator_stream_v1_stream_proto != nil {
 		return
 	}
-	file_loggregator_stream_v1_stream_proto_msgTypes[8].OneofWrappers = []any{
+	file_loggregator_stream_v1_stream_proto_msgTypes[9].OneofWrappers = []any{
 		(*Control_Watch)(nil),
 		(*Control_Sent)(nil),
 		(*Control_Ack)(nil),
+		(*Control_Token)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1783,7 +1925,7 @@ func file_loggregator_stream_v1_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_loggregator_stream_v1_stream_proto_rawDesc), len(file_loggregator_stream_v1_stream_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
