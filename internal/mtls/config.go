@@ -57,12 +57,12 @@ func Server(f Files) (*tls.Config, error) {
 		MinVersion:     tls.VersionTLS12,
 		CipherSuites:   suites,
 		ClientAuth:     tls.RequireAndVerifyClientCert,
-		ClientCAs:      pool.get(),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },
+		ClientCAs:      pool.Get(),
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.Get(), nil },
 	}
 	base, first := config.Clone(), config.ClientCAs
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		now := pool.get()
+		now := pool.Get()
 		if now == first {
 			return nil, nil // the outer configuration still holds
 		}
@@ -88,13 +88,13 @@ func Client(f Files, serverName string) (*tls.Config, error) {
 		MinVersion:           tls.VersionTLS12,
 		CipherSuites:         insideSuites(),
 		ServerName:           serverName,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.get(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return pair.Get(), nil },
 		// RootCAs cannot change with its file, so the check that crypto/tls
 		// would make is made by VerifyConnection, against the present pool;
 		// it runs on resumed connections too.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return verifyServer(state.PeerCertificates, serverName, pool.get())
+			return verifyServer(state.PeerCertificates, serverName, pool.Get())
 		},
 	}, nil
 }
@@ -116,7 +116,7 @@ func Trusting(caFile, serverName string, log *slog.Logger) (*tls.Config, error) 
 	}
 	config.InsecureSkipVerify = true // VerifyConnection does it, see Client
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		return verifyServer(state.PeerCertificates, serverName, pool.get())
+		return verifyServer(state.PeerCertificates, serverName, pool.Get())
 	}
 	return config, nil
 }
@@ -147,6 +147,6 @@ func Outside(certFile, keyFile string) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.get(), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.Get(), nil },
 	}, nil
 }

@@ -14,8 +14,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
+
+	"github.com/a1ea6966/loggregator/internal/watch"
 )
 
 // Files names the certificate files of one end of mutual TLS.
@@ -46,85 +47,12 @@ func (f Files) logger() *slog.Logger {
 	return f.Log
 }
 
-// checkEvery bounds how often a handshake looks at the files.
-const checkEvery = time.Second
-
-// watched is a value made from files. get makes it again when one of them has
-// changed; a change that cannot be used is logged and the old value stays,
-// because a file that is half written now is whole a moment later.
-type watched[T any] struct {
-	files []string
-	load  func() (T, error)
-	log   *slog.Logger
-
-	mu      sync.Mutex
-	value   T
-	stamps  []stamp
-	checked time.Time
+func watchPair(log *slog.Logger, cert, key string) (*watch.Value[*tls.Certificate], error) {
+	return watch.New(log, func() (*tls.Certificate, error) { return loadPair(cert, key) }, cert, key)
 }
 
-// stamp is what a file looks like from outside.
-type stamp struct {
-	modified time.Time
-	size     int64
-}
-
-func watch[T any](log *slog.Logger, load func() (T, error), files ...string) (*watched[T], error) {
-	w := &watched[T]{files: files, load: load, log: log, checked: time.Now()}
-	w.stamps = w.look()
-	var err error
-	w.value, err = load()
-	return w, err
-}
-
-// get returns the present value. It may stat and read files, at most once in
-// checkEvery.
-func (w *watched[T]) get() T {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if now := time.Now(); now.Sub(w.checked) >= checkEvery {
-		w.checked = now
-		w.refresh()
-	}
-	return w.value
-}
-
-func (w *watched[T]) refresh() {
-	stamps := w.look()
-	same := true
-	for i := range stamps {
-		same = same && stamps[i] == w.stamps[i]
-	}
-	if same {
-		return
-	}
-	// Remembered also on failure: the fault is told once for each change.
-	w.stamps = stamps
-	value, err := w.load()
-	if err != nil {
-		w.log.Warn("changed certificate files cannot be used, keeping the old ones", "error", err)
-		return
-	}
-	w.value = value
-	w.log.Info("certificate files read again", "files", w.files)
-}
-
-func (w *watched[T]) look() []stamp {
-	stamps := make([]stamp, len(w.files))
-	for i, name := range w.files {
-		if info, err := os.Stat(name); err == nil {
-			stamps[i] = stamp{info.ModTime(), info.Size()}
-		}
-	}
-	return stamps
-}
-
-func watchPair(log *slog.Logger, cert, key string) (*watched[*tls.Certificate], error) {
-	return watch(log, func() (*tls.Certificate, error) { return loadPair(cert, key) }, cert, key)
-}
-
-func watchPool(log *slog.Logger, ca string) (*watched[*x509.CertPool], error) {
-	return watch(log, func() (*x509.CertPool, error) { return loadPool(ca) }, ca)
+func watchPool(log *slog.Logger, ca string) (*watch.Value[*x509.CertPool], error) {
+	return watch.New(log, func() (*x509.CertPool, error) { return loadPool(ca) }, ca)
 }
 
 func loadPair(certFile, keyFile string) (*tls.Certificate, error) {

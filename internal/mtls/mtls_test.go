@@ -199,14 +199,6 @@ func TestTrustingKnowsServersByAuthorityAndName(t *testing.T) {
 	}
 }
 
-// age makes the next look at the files happen at once and see other stamps.
-func age[T any](w *watched[T]) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.checked = time.Time{}
-	clear(w.stamps)
-}
-
 func TestReload(t *testing.T) {
 	var logged bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&logged, nil))
@@ -216,7 +208,7 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := pair.get()
+	old := pair.Get()
 
 	half, err := os.ReadFile(files.Cert)
 	if err != nil {
@@ -225,19 +217,19 @@ func TestReload(t *testing.T) {
 	if err := os.WriteFile(files.Cert, half[:len(half)/2], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	age(pair)
-	if pair.get() != old || !strings.Contains(logged.String(), "keeping the old ones") {
+	time.Sleep(time.Second)
+	if pair.Get() != old || !strings.Contains(logged.String(), "keeping the old ones") {
 		t.Fatalf("half a file was used, or not told: %s", &logged)
 	}
 
 	if _, err := GenerateSet(dir, true); err != nil {
 		t.Fatal(err)
 	}
-	age(pair)
-	if now := pair.get(); now == old || bytes.Equal(now.Leaf.Raw, old.Leaf.Raw) {
+	time.Sleep(time.Second)
+	if now := pair.Get(); now == old || bytes.Equal(now.Leaf.Raw, old.Leaf.Raw) {
 		t.Fatal("the new certificate is not used")
 	}
-	if now := pair.get(); now != pair.get() {
+	if now := pair.Get(); now != pair.Get() {
 		t.Fatal("unchanged files were read again")
 	}
 }
@@ -275,6 +267,56 @@ func TestAuthorityChanges(t *testing.T) {
 				t.Fatalf("still refused: server %v, client %v", serverErr, err)
 			}
 		}
+	}
+}
+
+// TestResumedSessionsAreVerified: a client whose authority is no longer trusted
+// gets nowhere with a session from when it was.
+func TestResumedSessionsAreVerified(t *testing.T) {
+	foreign := sharedSet(t)
+	if _, err := GenerateNamed(foreign, true, NameMetron); err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		dir := sharedSet(t)
+		trusted := SetFiles(dir, NameDoppler)
+		trusted.CA = filepath.Join(dir, "trusted.crt")
+		copyFile(t, SetFiles(dir, NameDoppler).CA, trusted.CA)
+		server, err := Server(trusted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := Client(SetFiles(dir, NameMetron), NameDoppler)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.MaxVersion, client.ClientSessionCache = version, tls.NewLRUClientSessionCache(1)
+		if _, serverErr, err := shake(t, server, client); err != nil || serverErr != nil {
+			t.Fatal(serverErr, err)
+		}
+		if state, serverErr, err := shake(t, server, client); err != nil || serverErr != nil || !state.DidResume {
+			t.Fatalf("%x: resumed %v, server %v, client %v", version, state.DidResume, serverErr, err)
+		}
+		copyFile(t, SetFiles(foreign, NameMetron).CA, trusted.CA)
+		for deadline := time.Now().Add(10 * time.Second); ; {
+			if _, serverErr, _ := shake(t, server, client); serverErr != nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%x: still let in", version)
+			}
+		}
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
