@@ -10,7 +10,7 @@ FUZZTIME ?= 60s
 BENCHTIME ?= 200ms
 BENCHOUT ?= bin/bench
 
-.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos soak modules deps
+.PHONY: help up build test check generate fmt lint race fuzz bench integration conformance chaos soak modules deps sbom
 .PHONY: generated formatted vet vuln unit histories
 
 help: ## print this list
@@ -62,7 +62,7 @@ soak: ## 50,000 clients come and go while others read on: 15 minutes, 5 in CI
 	@cd integration/soak && LGR_SOAK=$${LGR_SOAK:-$(if $(CI),5m,15m)} go test -count=1 -timeout 30m
 
 check: export LGR_SOAK := $(or $(LGR_SOAK),5m)
-check: formatted generated vet lint vuln modules deps test soak ## exactly what CI runs
+check: formatted generated vet lint vuln sbom modules deps test soak ## exactly what CI runs
 	@echo 'check: all green'
 
 fmt: ## format all Go code
@@ -87,6 +87,14 @@ vuln: $(TOOLS)/govulncheck
 	  esac; \
 	  echo "$$m: $$out"; exit 1; \
 	done; echo 'govulncheck: no known vulnerability'
+
+sbom: build $(TOOLS)/cyclonedx-gomod ## a bill of materials of each program, CycloneDX in bin/sbom
+	@mkdir -p bin/sbom
+	@for p in doppler trafficcontroller firehose-nozzle lgr; do \
+	  $(TOOLS)/cyclonedx-gomod bin -json -std -noserial -output bin/sbom/$$p.json bin/$$p 2>bin/sbom/log || { cat bin/sbom/log; exit 1; }; \
+	  grep -q '"purl": "pkg:golang/google.golang.org/grpc@' bin/sbom/$$p.json || { echo "bin/sbom/$$p.json does not name gRPC"; exit 1; }; \
+	  echo "bin/sbom/$$p.json: $$(grep -c '"bom-ref": "pkg:' bin/sbom/$$p.json) components"; \
+	done
 
 generate: $(TOOLS)/buf ## make the code from api/proto, and firehose-nozzle/deps.txt
 	cd api && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate
@@ -134,6 +142,10 @@ $(TOOLS)/buf: tools/proto/go.mod
 
 $(TOOLS)/golangci-lint: tools/lint/go.mod
 	cd tools/lint && GOWORK=off go build -o ../../$(TOOLS)/ tool
+	@touch $@
+
+$(TOOLS)/cyclonedx-gomod: tools/sbom/go.mod
+	cd tools/sbom && GOWORK=off go build -o ../../$(TOOLS)/ tool
 	@touch $@
 
 $(TOOLS)/govulncheck: tools/vuln/go.mod

@@ -6,9 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
-	"os"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -31,8 +28,7 @@ const (
 
 // canaryCommand probes a platform.
 type canaryCommand struct {
-	Reader    readerFlags `embed:""`
-	TokenFile string      `env:"LGR_TOKEN_FILE" placeholder:"FILE" help:"File with the access token, read before every connection, so whatever renews it need not tell."`
+	Reader readerFlags `embed:""`
 
 	Doppler []string    `env:"LGR_DOPPLER_ADDR" default:"127.0.0.1:8082" sep:"," placeholder:"HOST:PORT" help:"gRPC address of a Doppler or an agent; repeat it for several (default ${default})."`
 	Inside  insideFlags `embed:"" group:"tls"`
@@ -78,9 +74,6 @@ func (c *canaryCommand) check() error {
 	c.Doppler = unique(c.Doppler)
 	if files := c.Inside.flags().files(); !files.Empty() && !files.Complete() {
 		faults = append(faults, errors.New("--doppler-tls-ca, --doppler-tls-cert and --doppler-tls-key: a Doppler needs all three or none"))
-	}
-	if c.Reader.Token != "" && c.TokenFile != "" {
-		faults = append(faults, errors.New("--token and --token-file: one or the other"))
 	}
 	if c.AdminAddr != noAdmin {
 		faults = append(faults, checkHostPorts("--admin-addr", []string{c.AdminAddr}))
@@ -143,12 +136,6 @@ func (c *canaryCommand) configs() ([]nozzle.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.TokenFile != "" {
-		config.Header = func(context.Context) (http.Header, error) { return tokenFrom(c.TokenFile) }
-		if _, err := config.Header(context.Background()); err != nil {
-			return nil, fmt.Errorf("--token-file: %w", err)
-		}
-	}
 	tail, firehose := config, config
 	tail.Source = c.SourceID
 	firehose.Subscription, firehose.SourceIDs = c.Subscription, []string{c.SourceID}
@@ -161,17 +148,4 @@ func openPath(ctx context.Context, config nozzle.Config) (*nozzle.Stream, error)
 		return nozzle.Tail(ctx, config)
 	}
 	return nozzle.Open(ctx, config)
-}
-
-// tokenFrom is the header of the token that a file holds.
-func tokenFrom(file string) (http.Header, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the token: %w", err)
-	}
-	token := strings.TrimSpace(string(text))
-	if token == "" || strings.ContainsAny(token, "\r\n") {
-		return nil, fmt.Errorf("%s has to hold one line, the token", file)
-	}
-	return authorization(token), nil
 }

@@ -39,6 +39,7 @@ type grammar struct {
 	Top      topCommand      `cmd:"" help:"Show live rates of sources, and subscriptions with lag and drops."`
 	Canary   canaryCommand   `cmd:"" help:"Probe a platform for ever: is anything lost, twice, changed or late?"`
 	Certs    certsCommand    `cmd:"" help:"Make a working set of certificates."`
+	Token    tokenCommand    `cmd:"" help:"Make a static token for a platform without UAA."`
 	Version  versionCommand  `cmd:"" help:"Print the version."`
 }
 

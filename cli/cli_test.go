@@ -135,7 +135,7 @@ func TestWrongUseSaysEverythingAtOnce(t *testing.T) {
 		{"recent and tail", "logs a -n 3 --recent", []string{"--recent and --tail"}},
 		{"canary", "canary --addr :x --doppler nowhere --rate max --size 1GiB --lost-after 1ms --give-up 2h --interval 1ms --doppler-tls-ca x --token a --token-file b --admin-addr x", []string{
 			"--addr: ", "--doppler: ", "--rate: not between", "--size: more than 524288", "--lost-after: 1ms", "--give-up: 2h0m0s", "--interval: 1ms",
-			"--doppler-tls-ca, --doppler-tls-cert", "--token and --token-file", "--admin-addr: ",
+			"--doppler-tls-ca, --doppler-tls-cert", "--token, --token-file and --token-command", "--admin-addr: ",
 		}},
 		{"more than can be told apart", "canary --rate 100000 --lost-after 1h", []string{"--rate and --lost-after: "}},
 		{"firehose", "firehose --type x --stats --json", []string{"--type: ", "--stats and --json"}},

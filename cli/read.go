@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,15 +23,32 @@ const eventsAhead = 64
 
 // readerFlags say where to read.
 type readerFlags struct {
-	Addr  string   `env:"LGR_ADDR" default:"http://127.0.0.1:8081" placeholder:"URL" help:"The Traffic Controller (default ${default})."`
-	Token string   `env:"LGR_TOKEN" placeholder:"TOKEN" help:"Access token, as cf oauth-token prints it; better given in the environment."`
-	TLS   tlsFlags `embed:"" group:"tls"`
+	Addr         string   `env:"LGR_ADDR" default:"http://127.0.0.1:8081" placeholder:"URL" help:"The Traffic Controller (default ${default})."`
+	Token        string   `env:"LGR_TOKEN" placeholder:"TOKEN" help:"Access token, as cf oauth-token prints it; better given in the environment."`
+	TokenFile    string   `env:"LGR_TOKEN_FILE" placeholder:"FILE" help:"File with the access token, read before every connection and when the token is about to end."`
+	TokenCommand string   `env:"LGR_TOKEN_COMMAND" placeholder:"COMMAND" help:"Command that prints an access token, run by sh as often: 'cf oauth-token'."`
+	TLS          tlsFlags `embed:"" group:"tls"`
 }
 
 func (f *readerFlags) check() error {
 	base, err := baseURL(f.Addr)
 	f.Addr = base
-	return errors.Join(err, f.TLS.check())
+	var tokens error
+	if more(f.Token != "", f.TokenFile != "", f.TokenCommand != "") {
+		tokens = errors.New("--token, --token-file and --token-command: one of them only")
+	}
+	return errors.Join(err, tokens, f.TLS.check())
+}
+
+// more tells whether more than one is set.
+func more(set ...bool) bool {
+	n := 0
+	for _, s := range set {
+		if s {
+			n++
+		}
+	}
+	return n > 1
 }
 
 // config is what all streams have in common.
@@ -38,14 +57,65 @@ func (f *readerFlags) config() (nozzle.Config, error) {
 	if err != nil {
 		return nozzle.Config{}, err
 	}
-	header := authorization(f.Token)
+	if _, err := f.header(context.Background()); err != nil {
+		return nozzle.Config{}, err
+	}
+	return nozzle.Config{Addr: f.Addr, TLS: trust, Header: f.header}, nil
+}
+
+// header is what goes with every handshake. Where the token comes from is asked
+// again each time.
+func (f *readerFlags) header(ctx context.Context) (header http.Header, err error) {
+	switch {
+	case f.TokenFile != "":
+		header, err = tokenFrom(f.TokenFile)
+	case f.TokenCommand != "":
+		header, err = tokenOf(ctx, f.TokenCommand)
+	default:
+		header = authorization(f.Token)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if header == nil {
 		header = http.Header{}
 	}
 	header.Set("User-Agent", userAgent)
-	return nozzle.Config{
-		Addr: f.Addr, TLS: trust, Header: func(context.Context) (http.Header, error) { return header.Clone(), nil },
-	}, nil
+	return header, nil
+}
+
+// commandTimeout is how long a --token-command may take.
+const commandTimeout = 30 * time.Second
+
+// tokenOf is the header of the token that a command prints. What else the command
+// prints on it is not shown: it may be secret.
+func tokenOf(ctx context.Context, command string) (http.Header, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", command)
+	cmd.Stderr = os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("--token-command: %w", err)
+	}
+	return oneToken(string(text), "--token-command has to print")
+}
+
+// tokenFrom is the header of the token that a file holds.
+func tokenFrom(file string) (http.Header, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--token-file: %w", err)
+	}
+	return oneToken(string(text), "--token-file "+file+" has to hold")
+}
+
+func oneToken(text, where string) (http.Header, error) {
+	token := strings.TrimSpace(text)
+	if token == "" || strings.ContainsAny(token, "\r\n") {
+		return nil, fmt.Errorf("%s one line, the token", where)
+	}
+	return authorization(token), nil
 }
 
 // authorization is the header that shows a token, with or without its scheme.
@@ -223,6 +293,8 @@ func (l *link) take(e event) error {
 				return l.show.notice("%s does not take us yet (%v); trying again", l.addr, fault(n.Err))
 			}
 		}
+	case nozzle.TokenRefused:
+		return l.show.notice("the token could not be renewed: %v; the stream ends with the one before", n.Err)
 	case nozzle.DopplerLeft:
 		return l.show.notice("Doppler %s has left; nothing of what it had is missing", n.Doppler)
 	}

@@ -52,7 +52,8 @@ type Config struct {
 	DrainGrace     time.Duration
 	MetricInterval time.Duration // of self-metrics in the Firehose; 0 for none
 
-	TLS mtls.Files // gRPC and stream listener; empty for plaintext
+	TLS     mtls.Files // gRPC and stream listener; empty for plaintext
+	Allowed allowed    // clients, by the names in their certificates
 }
 
 // DefaultConfig returns the defaults that the flags show.
@@ -70,7 +71,7 @@ func DefaultConfig() *Config {
 		StuckTimeout: time.Minute, SlowCall: slow.Policy{Age: 30 * time.Second, Bytes: 64 << 20}, Heartbeat: 4 * time.Second,
 		SourceLimitTypes: []string{"log"},
 		MaxWatches:       100_000, MaxSubscriptions: 10_000, SocketBufferBytes: 256 << 10,
-		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second,
+		DrainGrace: 10 * time.Second, MetricInterval: 5 * time.Second, Allowed: defaultAllowed(),
 	}
 }
 
@@ -113,6 +114,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.String(&c.TLS.Key, "tls-key", "`file` with its key")
 	f.String(&c.TLS.CA, "tls-ca", "`file` with the authority that clients' certificates are signed by")
 	f.Strings(&c.TLS.Suites, "tls-cipher-suite", "`name` of a cipher suite taken in TLS 1.2; may be given again; without, both that Loggregator speaks")
+	c.Allowed.flags(f)
 	f.Inherit([]string{"ROUTER_"}, oldJob()...)
 }
 
@@ -186,6 +188,7 @@ func (c *Config) Validate() error {
 	f.BytesBetween("socket-buffer-bytes", c.SocketBufferBytes, 4<<10, 64<<20)
 	daemon.Between(f, "drain-grace", c.DrainGrace, 0, time.Hour)
 	daemon.Between(f, "metric-interval", c.MetricInterval, 0, time.Hour)
+	c.Allowed.validate(f)
 	for _, name := range c.TLS.Suites {
 		if !slices.Contains(mtls.Suites(), name) {
 			f.Addf("tls-cipher-suite", fmt.Sprintf("%.100q", name), "is none of %v", mtls.Suites())

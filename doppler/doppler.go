@@ -41,6 +41,8 @@ type Doppler struct {
 	limiter  *limit.Limiter // nil without --source-limit
 	registry *prometheus.Registry
 	refusals *daemon.Refusals
+	guard    *guard
+	shakes   *daemon.Handshakes
 
 	grpc, stream, admin net.Listener
 	streamTLS           *tls.Config
@@ -74,6 +76,8 @@ func New(cfg Config, log *slog.Logger) (*Doppler, error) {
 
 func (d *Doppler) build() error {
 	cfg := d.cfg
+	d.shakes = daemon.NewHandshakes(d.log)
+	d.guard = newGuard(cfg.Allowed, !cfg.TLS.Empty(), d.log)
 	if !cfg.TLS.Empty() {
 		files := cfg.TLS
 		files.Log = d.log
@@ -103,7 +107,7 @@ func (d *Doppler) build() error {
 	in := ingress.Config{
 		MaxMessage: int(cfg.MaxMessageBytes), Bytes: cfg.IngressBytes, Window: int(cfg.IngressWindow),
 		Limits:    envelope.Limits{MaxEnvelope: int(cfg.MaxEnvelopeBytes), MaxSourceID: cfg.MaxSourceIDBytes},
-		DrainWait: min(time.Second, cfg.DrainGrace+100*time.Millisecond), TLS: grpcTLS, Log: d.log,
+		DrainWait: min(time.Second, cfg.DrainGrace+100*time.Millisecond), TLS: grpcTLS, Log: d.log, Allow: d.guard.call, HandshakeFailed: d.shakes.Tell,
 	}
 	if d.limiter = cfg.limiter(); d.limiter != nil {
 		in.Limiter = d.limiter
@@ -188,13 +192,14 @@ func (d *Doppler) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { d.draining.Store(true) })
 	defer stop()
 	streams := daemon.NewHTTPServer(d.streamHandler(), d.log)
+	d.shakes.Watch(streams)
 	listener := d.stream
 	if d.streamTLS != nil {
 		streams.TLSConfig = d.streamTLS
 		// WebSocket needs HTTP/1.1: it is all that is offered.
 		cfg := d.streamTLS.Clone()
 		cfg.NextProtos = []string{"http/1.1"}
-		listener = tls.NewListener(d.stream, cfg)
+		listener = stream.NewTLSListener(d.stream, cfg)
 	}
 	admin := daemon.Admin{
 		Metrics: d.registry, Ready: d.Ready,
@@ -240,7 +245,7 @@ func (d *Doppler) streamHandler() http.Handler {
 	readers := d.egress.Handler()
 	paths := []string{stream.PathFirehose, stream.PathTails, stream.PathHistory, strings.TrimSuffix(stream.PathHistory, "/"), stream.PathSources, stream.PathSubscriptions}
 	for _, path := range paths {
-		mux.Handle(path, readers)
+		mux.Handle(path, d.guard.path(path, readers))
 	}
 	mux.HandleFunc("GET /health", daemon.Health)
 	mux.Handle("GET /ready", daemon.ReadyHandler(d.Ready))

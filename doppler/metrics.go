@@ -56,6 +56,12 @@ func newCollector(d *Doppler) *collector {
 	} {
 		add(counter, "ingress_dropped_total", "Envelopes not accepted, by cause.", prometheus.Labels{"cause": cause}, value)
 	}
+	add(counter, "tls_handshakes_failed_total", "Clients with which TLS did not come about.", nil,
+		func(*snapshot) float64 { return float64(d.shakes.Failed()) })
+	for r := range numRights {
+		add(counter, "access_refused_total", "Calls and requests of clients whose names do not allow them, by the right they lack.",
+			prometheus.Labels{"right": r.String()}, func(*snapshot) float64 { return float64(d.guard.refused[r].Load()) })
+	}
 	add(counter, "ingress_unknown_fields_total", "Fields of batches that are not envelopes, left out.", nil,
 		func(s *snapshot) float64 { return float64(s.in.UnknownFields) })
 	add(gauge, "ingress_streams", "Open streams of producers.", nil,

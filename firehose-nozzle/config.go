@@ -55,7 +55,9 @@ type Config struct {
 	TLS *tls.Config
 	// Header, if set, is called before each dial and returns headers to send,
 	// an Authorization for instance. Its error counts as a failed dial. It may
-	// block until its context ends.
+	// block until its context ends. When the token it gave is about to end, it is
+	// called again, not concurrently, and the new Authorization is sent over the
+	// open connection: so return a token that is still good for a while.
 	Header func(context.Context) (http.Header, error)
 	// MaxMessageBytes bounds the size of one message. Default 16 MiB.
 	MaxMessageBytes int64
@@ -70,7 +72,8 @@ type Config struct {
 	MaxElapsed time.Duration
 
 	// Notify, if set, is told what happens to the connection. It is called by
-	// one goroutine, and concurrently by Recv to tell Live; both wait for it:
+	// one goroutine, and concurrently by Recv to tell Live, and by another to tell
+	// TokenRefused; they wait for it:
 	// it must be quick and must not call methods of the stream.
 	Notify func(Notice)
 }
@@ -80,7 +83,8 @@ type Notice struct {
 	Kind NoticeKind
 	// Server is the name of the Traffic Controller. (Connected)
 	Server string
-	// Err is why there is no connection. (Disconnected)
+	// Err is why there is no connection (Disconnected), or why the token could
+	// not be renewed (TokenRefused).
 	Err error
 	// Attempt counts the failures in a row, and Wait is the time until the
 	// next dial. (Disconnected)
@@ -106,6 +110,9 @@ const (
 	// follows is new. It comes once per connection that asked, and, unlike the
 	// others, from Recv.
 	Live
+	// TokenRefused: the token could not be renewed. The stream goes on until the
+	// one before ends; it is tried again before.
+	TokenRefused
 )
 
 // String returns the name of the kind.
@@ -119,6 +126,8 @@ func (k NoticeKind) String() string {
 		return "Doppler left"
 	case Live:
 		return "live"
+	case TokenRefused:
+		return "token refused"
 	}
 	return fmt.Sprintf("notice(%d)", int(k))
 }

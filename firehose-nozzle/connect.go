@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
@@ -40,6 +41,8 @@ type link struct {
 	number  int
 	greeted bool
 	spread  time.Duration
+	// renewals is when to renew the token; of capacity 1, and only the newest.
+	renewals chan time.Duration
 }
 
 // run connects again and again. Its error is the stream's.
@@ -179,8 +182,13 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread 
 		_ = conn.Close(stream.CloseNormal, "") // Close came too early to see it
 		return false, 0, errClosed
 	}
-	l := &link{Stream: s, conn: conn, number: number}
+	l := &link{Stream: s, conn: conn, number: number, renewals: make(chan time.Duration, 1)}
+	renewing, stop := context.WithCancel(ctx)
+	var renews sync.WaitGroup
+	renews.Go(func() { l.renew(renewing) })
 	err = l.follow()
+	stop()
+	renews.Wait()
 	if s.quitting() {
 		<-s.bye // the last acks go over this connection
 	}
@@ -308,6 +316,7 @@ func check(p *streampb.Position, envelopes []byte) error {
 func (l *link) heard(m *streampb.Batch) {
 	now := time.Now()
 	hello := m.GetHello()
+	defer l.access(m.GetAccess())
 	l.mu.Lock()
 	l.status.LastMessage = now
 	if m.GetHeartbeat() != nil {
@@ -362,6 +371,8 @@ func classify(err error) (failure *Error, permanent bool) {
 		code = broke.Code
 	}
 	switch {
+	case code == stream.CloseWithdrawn:
+		return &Error{Code: CodeForbidden, Err: err}, true
 	case code == stream.CloseOverLimit:
 		return &Error{Code: CodeLimit, Err: err}, false
 	case code.Reconnect():

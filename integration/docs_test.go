@@ -155,13 +155,9 @@ func TestOperatorsGuideNamesEveryMetric(t *testing.T) {
 
 // TestDocsNameTestsThatExist holds the promises to the tests that show them.
 func TestDocsNameTestsThatExist(t *testing.T) {
-	text, err := os.ReadFile("../docs/delivery.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	declared := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	err = filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
+	err := filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {
 			return err
 		}
@@ -174,13 +170,19 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile(`\bTest\w+`).FindAllString(string(text), -1)
-	if len(named) == 0 {
-		t.Fatal("docs/delivery.md names no test")
-	}
-	for _, name := range named {
-		if !declared[name] {
-			t.Errorf("docs/delivery.md names %s, which does not exist", name)
+	for _, doc := range []string{"docs/delivery.md", "SECURITY.md"} {
+		text, err := os.ReadFile("../" + doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile(`\bTest\w+`).FindAllString(string(text), -1)
+		if len(named) == 0 {
+			t.Fatalf("%s names no test", doc)
+		}
+		for _, name := range named {
+			if !declared[name] {
+				t.Errorf("%s names %s, which does not exist", doc, name)
+			}
 		}
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/a1ea6966/loggregator/integration/fakecf"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 	"github.com/a1ea6966/loggregator/integration/process"
+	"github.com/a1ea6966/loggregator/internal/mtls"
 )
 
 // realApp is the first of the apps that realclient's envelopes are of.
@@ -117,9 +118,14 @@ func (p *realPlatform) runWith(t *testing.T, command process.Command) *realClien
 // inside starts a realclient that shows the agent's certificate to a Doppler.
 func (p *realPlatform) inside(t *testing.T, command string, doppler int, args ...string) *realClient {
 	t.Helper()
+	name := mtls.NameTrafficController // of who reads
+	if command == "send" || command == "emit" {
+		name = mtls.NameMetron
+	}
+	files := mtls.SetFiles(p.certs, name)
 	return p.run(t, append([]string{
 		command, "-addr", p.Dopplers[doppler].Addrs[pipeline.GRPC], "-server-name", "doppler",
-		"-cert", p.certs + "/metron.crt", "-key", p.certs + "/metron.key",
+		"-cert", files.Cert, "-key", files.Key,
 	}, args...)...)
 }
 

@@ -38,7 +38,7 @@ func request(ctx context.Context, t *testing.T, addr, target string) (status, re
 // counted.
 func TestQueriesThatAreTooLong(t *testing.T) {
 	ctx := deadline(t)
-	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1, ControllerArgs: []string{"--read-timeout", "1s"}})
+	p := start(t, pipeline.Config{Dopplers: 1, Controllers: 1, ControllerArgs: []string{"--read-timeout", "1s", "--max-header-bytes", "1MiB"}})
 	addr := p.Controllers[0].Addrs[pipeline.Public]
 	for name, c := range map[string]struct{ target, status, says string }{
 		"10,001 selectors":  {"/v2/read?" + strings.Repeat("log&", 10_000), "400", "selects in more than 10000 ways"},

@@ -12,7 +12,7 @@ type accessCollector struct {
 	auth     *auth.Auth
 	security *accesslog.Log // nil for none
 
-	decisions, calls, failed, took, hits, entries, lines *prometheus.Desc
+	decisions, calls, failed, took, hits, entries, held, ended, renewed, local, lines *prometheus.Desc
 }
 
 func newAccessCollector(a *auth.Auth, security *accesslog.Log) *accessCollector {
@@ -27,13 +27,17 @@ func newAccessCollector(a *auth.Auth, security *accesslog.Log) *accessCollector 
 		took:      desc("access_call_last_seconds", "How long the last of them took.", "call"),
 		hits:      desc("access_cache_hits_total", "Answers that did not have to be asked for again."),
 		entries:   desc("access_cache_entries", "Answers held, limited by --access-cache-entries."),
+		held:      desc("access_held_tokens", "Tokens of streams that are open."),
+		ended:     desc("access_ended_total", "Streams closed because their leave to read ended.", "reason"),
+		renewed:   desc("access_renewals_total", "Tokens that clients sent in an open stream.", "result"),
+		local:     desc("access_local_tokens_total", "Tokens looked at here, without asking UAA, by how that ended.", "result"),
 		lines:     desc("security_log_lines_total", "Lines of the security log.", "result"),
 	}
 }
 
 // Describe sends what can be collected.
 func (c *accessCollector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.decisions, c.calls, c.failed, c.took, c.hits, c.entries, c.lines} {
+	for _, d := range []*prometheus.Desc{c.decisions, c.calls, c.failed, c.took, c.hits, c.entries, c.held, c.ended, c.renewed, c.local, c.lines} {
 		to <- d
 	}
 }
@@ -53,8 +57,18 @@ func (c *accessCollector) Collect(to chan<- prometheus.Metric) {
 		send(c.failed, counter, float64(call.Failed), call.Call.String())
 		send(c.took, gauge, call.Last.Seconds(), call.Call.String())
 	}
+	for _, l := range s.Local {
+		send(c.local, counter, float64(l.Count), l.Result)
+	}
 	send(c.hits, counter, float64(s.CacheHits))
 	send(c.entries, gauge, float64(s.CacheEntries))
+	held := c.auth.HoldStats()
+	send(c.held, gauge, float64(held.Tokens))
+	for _, why := range auth.Losses() {
+		send(c.ended, counter, float64(held.Ended[why]), why.String())
+	}
+	send(c.renewed, counter, float64(held.Renewed), "accepted")
+	send(c.renewed, counter, float64(held.NotTaken), "refused")
 	var written, failed uint64
 	if c.security != nil {
 		written, failed = c.security.Stats()

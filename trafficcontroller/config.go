@@ -4,13 +4,16 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/accesslog"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/auth"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/edge"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/gateway"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/upstream"
 )
@@ -30,10 +33,14 @@ type Config struct {
 	DisableAccessControl bool
 	Access               auth.Config // but for Disabled
 
+	Edge edge.Config // towards clients
+
 	SystemDomain string // of the platform
 	EndpointPort int    // where the world reaches doppler.<SystemDomain>
 	SecurityLog  string // file; empty for none
-	IP           string // of this node, as the security log has it
+	// SecurityLogEscape is html, as the old one did, or cef.
+	SecurityLogEscape string
+	IP                string // of this node, as the security log has it
 
 	TailQueueBytes    int64
 	TailsQueueBytes   int64
@@ -71,7 +78,7 @@ func DefaultConfig() *Config {
 		TailQueueBytes: 8 << 20, TailsQueueBytes: 256 << 20, MaxConnections: 20_000, MaxRecent: 10_000,
 		GatherTimeout: 3 * time.Second, StuckTimeout: time.Minute, SlowTimeout: 5 * time.Second, Slow: defaultSlow(), ReadTimeout: gateway.DefaultStreamTimeout, Heartbeat: 5 * time.Second,
 		SocketBufferBytes: 256 << 10, DrainGrace: 10 * time.Second, MetricInterval: time.Minute,
-		Access: auth.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64, LogCacheQueries: 8,
+		SecurityLogEscape: string(accesslog.HTML), Access: auth.DefaultConfig(), Edge: edge.DefaultConfig(), EndpointPort: 443, LogCacheSettle: time.Second, LogCacheReads: 64, LogCacheQueries: 8,
 	}
 }
 
@@ -92,6 +99,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bool(&c.DisableAccessControl, "disable-access-control", "let everybody read everything")
 	c.Access.Flags(f)
 	f.String(&c.SecurityLog, "security-log", "`file` that gets a line in CEF for every request; SIGHUP opens it anew")
+	f.String(&c.SecurityLogEscape, "security-log-escape", "`how` values are escaped there: html, as Loggregator does, or cef, as the format asks")
 	f.String(&c.IP, "ip", "`address` of this node, as the security log has it; without, that of the listener")
 	f.Group("Endpoint")
 	f.String(&c.SystemDomain, "system-domain", "`domain` of the platform: clients reach this node as doppler.DOMAIN, which cookies and the discovery document say")
@@ -99,6 +107,8 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Group("TLS")
 	f.String(&c.TLSCert, "tls-cert", "`file` with the certificate shown to clients")
 	f.String(&c.TLSKey, "tls-key", "`file` with its key")
+	f.Group("Edge")
+	c.Edge.Flags(f)
 	f.Group("Limits")
 	f.Int(&c.MaxConnections, "max-connections", "open streams")
 	f.Int(&c.MaxRecent, "max-recent", "envelopes of history a tail may ask for")
@@ -201,6 +211,9 @@ func (c *Config) Validate() error {
 		f.Addf("name", c.Name, "has to have 1 to 128 bytes")
 	}
 	f.Address("addr", c.Addr)
+	if !slices.Contains(accesslog.Escapes(), c.SecurityLogEscape) {
+		f.Addf("security-log-escape", c.SecurityLogEscape, "is none of %v", accesslog.Escapes())
+	}
 	f.Address("admin-addr", c.AdminAddr)
 	if len(c.Dopplers) == 0 {
 		f.Addf("doppler", "", "is needed at least once")
@@ -214,6 +227,7 @@ func (c *Config) Validate() error {
 		f.Addf("disable-access-control", false, "so who may read what has to be known; what that lacks follows")
 		f.Join(err)
 	}
+	c.Edge.Validate(f)
 	daemon.Between(f, "logger-endpoint-port", c.EndpointPort, 1, 65535)
 	daemon.Between(f, "resolve-interval", c.ResolveInterval, 100*time.Millisecond, time.Hour)
 	daemon.Between(f, "max-connections", c.MaxConnections, 1, 1_000_000)

@@ -108,9 +108,9 @@ func (t *TrafficController) streamClosed(o over, why stream.CloseError) {
 	row.State, row.ClosedAt, row.CloseCode, row.CloseReason = "closed", rfc3339(now), int(why.Code), why.Reason
 	t.readers.closed.Add(now, row)
 	t.log.LogAttrs(context.Background(), slog.LevelInfo, "stream closed",
-		slog.String("kind", o.kind), slog.String("path", o.client.Path), slog.String("remote", o.client.Remote),
+		slog.String("kind", o.kind), slog.String("user", o.client.User), slog.String("path", o.client.Path), slog.String("remote", o.client.Remote),
 		slog.String("forwarded", o.client.Forwarded), slog.String("user_agent", o.client.UserAgent), slog.Int("status", o.status),
-		slog.Duration("duration", now.Sub(o.opened)), slog.Int("code", int(why.Code)), slog.String("reason", why.Reason),
+		slog.Float64("duration_seconds", now.Sub(o.opened).Seconds()), slog.Int("code", int(why.Code)), slog.String("reason", why.Reason),
 		o.what, slog.Uint64("bytes", row.Bytes), slog.Uint64("envelopes", row.Sent), slog.Uint64("gaps", row.Gaps),
 		slog.Uint64("dropped", row.Dropped))
 	if o.cut != slow.NotCut {

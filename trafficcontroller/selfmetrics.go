@@ -3,6 +3,7 @@ package trafficcontroller
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/a1ea6966/loggregator/api/loggregatorv2"
 	"github.com/a1ea6966/loggregator/internal/mtls"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/accesslog"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
 )
 
@@ -63,12 +65,21 @@ func (t *TrafficController) tellSlow(c api.Client, reason string) {
 		Title: "Traffic Controller has disconnected slow consumer",
 		Body: fmt.Sprintf("Remote Address: %s\nX-Forwarded-For: %s\nPath: %s\n\n"+
 			"It does not keep up (%s). More instances of it, or a faster one, would.",
-			c.Remote, c.Forwarded, c.URL, reason),
+			c.Remote, c.Forwarded, withoutSecrets(c.URL), reason),
 	}}})
 	select {
 	case t.events <- e:
 	default:
 	}
+}
+
+// withoutSecrets is a path and query without what may be tokens.
+func withoutSecrets(target string) string {
+	path, query, ok := strings.Cut(target, "?")
+	if !ok {
+		return target
+	}
+	return path + "?" + accesslog.WithoutSecrets(query)
 }
 
 func (t *TrafficController) agent() (loggregatorv2.IngressClient, func(), error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/a1ea6966/loggregator/api/stream"
+	"github.com/a1ea6966/loggregator/api/streampb"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
@@ -22,16 +23,20 @@ func (t *TrafficController) openFirehose(conn *stream.Conn, q api.FirehoseQuery,
 		pings, framing, of = t.oldPings, relay.OldFraming(t.cfg.SlowTimeout), classFirehoseOld
 	}
 	pings.Add(conn)
+	hold := t.access.hold(q.Leave, conn)
 	err := t.relay.Open(conn, relay.Options{
+		Access: firstAccess(hold), Token: func(c *relay.Client, token string) { renew(hold, token, c.Tell) },
 		Subscription: q.Subscription, Query: q.Selectors, Cursor: q.Cursor, Session: q.Session, Acking: q.Acking, Framing: framing,
 		Slow: t.cfg.Slow[of], Who: whoIs(of, q.Client), Remote: q.Remote,
 		Closed: func(row relay.Row, err error) {
+			hold.Release()
 			pings.Remove(conn)
 			t.relayClosed("firehose", of, http.StatusSwitchingProtocols, q.Client, row, stream.CloseOf(conn.Said(), err))
 			done()
 		},
 	})
 	if err != nil {
+		hold.Release()
 		pings.Remove(conn)
 	}
 	return err
@@ -74,10 +79,15 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 		t.tails.open = map[*fanout.Tail]*stream.Conn{}
 	}
 	t.tails.open[tail] = conn
+	hold := t.access.hold(q.Leave, conn)
+	if a := firstAccess(hold); a != nil {
+		tail.Tell(a)
+	}
 	t.tails.wg.Add(1)
 	go func() {
 		defer t.tails.wg.Done()
-		err := discard(conn, q.Old)
+		defer hold.Release()
+		err := discard(conn, q.Old, func(token string) { renew(hold, token, tail.Tell) })
 		pings.Remove(conn)
 		t.closeTail(tail, conn, q.Client, err)
 		done()
@@ -122,20 +132,24 @@ func (t *TrafficController) closeTail(tail *fanout.Tail, conn *stream.Conn, clie
 	}, why)
 }
 
-// discard reads until the connection ends. What a tail says is not needed: it
-// has nothing to ack. One of the old framing may say anything.
-func discard(conn *stream.Conn, old bool) error {
+// discard reads until the connection ends. But for its token, what a tail says is
+// not needed: it has nothing to ack. One of the old framing may say anything.
+func discard(conn *stream.Conn, old bool, token func(string)) error {
 	for {
 		b, err := conn.Read(context.Background())
 		if err != nil {
 			return err
 		}
+		var said *streampb.Control
 		if !old {
-			_, err = stream.DecodeControl(b.Bytes())
+			said, err = stream.DecodeControl(b.Bytes())
 		}
 		b.Release()
 		if err != nil {
 			return &clientError{err}
+		}
+		if t := said.GetToken(); t != nil {
+			token(t.GetToken())
 		}
 	}
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/accesslog"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/api"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/auth"
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/edge"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/fanout"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/recent"
 	"github.com/a1ea6966/loggregator/trafficcontroller/internal/relay"
@@ -55,6 +56,7 @@ type TrafficController struct {
 	readers      readers
 	api          *api.API
 	access       access
+	edge         *edge.Edge
 	events       chan *loggregatorv2.Envelope // to be emitted
 	security     *accesslog.Log               // nil for none
 	cacheMetrics *cacheMetrics
@@ -89,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*TrafficController, error) {
 		t.Close()
 		return nil, err
 	}
-	t.registry.MustRegister(t.refusals.Collector(), newCollector(t), newAccessCollector(t.access.Auth, t.security), t.cacheMetrics.requests, t.cacheMetrics.missing)
+	t.registry.MustRegister(t.refusals.Collector(), newCollector(t), edgeCollector{t.edge}, newAccessCollector(t.access.Auth, t.security), t.cacheMetrics.requests, t.cacheMetrics.missing)
 	return t, nil
 }
 
@@ -115,6 +117,9 @@ func (t *TrafficController) build() error {
 	if err := t.buildAccess(); err != nil {
 		return err
 	}
+	if t.edge, err = edge.New(cfg.Edge); err != nil {
+		return err
+	}
 	t.dialer = upstream.NewDialer(inside, int(cfg.SocketBufferBytes))
 	t.relay = relay.New(relay.Config{
 		Name: cfg.Name, Dial: t.dialer.Stream, IdleTimeout: upstream.IdleTimeout,
@@ -126,10 +131,11 @@ func (t *TrafficController) build() error {
 	if err := t.buildSet(); err != nil {
 		return err
 	}
-	reads := recent.New(recent.Config{Allow: t.access.App, Ask: t.askHistory, Max: cfg.MaxRecent}, t.log)
+	reads := recent.New(recent.Config{Allow: t.access.Recent, Ask: t.askHistory, Max: cfg.MaxRecent}, t.log)
 	t.api = api.New(api.Config{
 		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
 		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Access: t.access,
+		From: originOf, Take: t.edge.Take, Plain: t.edge.Plain,
 		SetCookie: auth.SetCookie(cfg.SystemDomain), Endpoint: cfg.endpoint(), Firehose: t.openFirehose, Tail: t.openTail,
 		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
 		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics, LogCache: t.buildLogCache(),
@@ -163,6 +169,14 @@ func (t *TrafficController) openSecurityLog() (err error) {
 	}
 	if t.security, err = accesslog.Open(t.cfg.SecurityLog, host, port, t.log); err != nil {
 		return fmt.Errorf("security-log: %w", err)
+	}
+	t.security.Escape = accesslog.Escape(t.cfg.SecurityLogEscape)
+	t.security.From = func(r *http.Request) (host, port string) {
+		c := edge.From(r)
+		if c.Addr.Is6() && c.Port == 0 {
+			return "", "" // as ever for what a proxy names without a port (protocol/03)
+		}
+		return c.Host(), c.PortText()
 	}
 	return nil
 }
@@ -242,11 +256,7 @@ func (t *TrafficController) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, t.api.Drain)
 	defer stop()
-	server := daemon.NewHTTPServer(t.handler(), t.log)
-	listener := t.listener
-	if t.tls != nil {
-		listener = tls.NewListener(t.listener, t.tls)
-	}
+	server, listener := t.server()
 	admin := daemon.Admin{
 		Metrics: t.registry, Ready: t.ready,
 		Subscriptions: http.HandlerFunc(t.serveSubscriptions), Sources: http.HandlerFunc(t.serveSources),
@@ -271,13 +281,34 @@ func (t *TrafficController) Run(ctx context.Context) error {
 	return err
 }
 
-// handler is what clients talk to.
+// server is what clients talk to, and where.
+func (t *TrafficController) server() (*http.Server, net.Listener) {
+	server := daemon.NewHTTPServer(t.handler(), t.log)
+	server.MaxHeaderBytes = int(t.cfg.Edge.MaxHeaderBytes)
+	server.ConnState, server.ConnContext = t.edge.ConnState, t.edge.ConnContext
+	listener := t.edge.Listener(t.listener)
+	if t.tls != nil {
+		listener = stream.NewTLSListener(listener, t.tls)
+	}
+	return server, listener
+}
+
 func (t *TrafficController) handler() http.Handler {
-	h := t.refusals.Wrap(t.api)
+	h := t.refusals.Wrap(t.edge.Check(t.api))
 	if t.security != nil {
 		h = t.security.Wrap(h)
 	}
-	return h
+	return t.edge.Identify(h)
+}
+
+// originOf says it in the words of api.
+func originOf(r *http.Request) api.Origin {
+	c := edge.From(r)
+	remote := c.String()
+	if remote == "" {
+		remote = r.RemoteAddr
+	}
+	return api.Origin{Remote: remote, Scheme: c.Scheme, Forwarded: c.Forwarded}
 }
 
 // reopen opens the security log anew at every SIGHUP, as logrotate expects,

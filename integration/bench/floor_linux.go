@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +11,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/a1ea6966/loggregator/internal/mtls"
 )
 
 const (
@@ -22,8 +26,9 @@ const (
 // bareRelay measures what this machine's kernel takes to pass the reference
 // envelope on, in batches of 64 KiB, from one TCP connection of the loopback to
 // another: nanoseconds of CPU per envelope of a thread that does nothing but
-// read and write. No Traffic Controller can cost less here.
-func bareRelay(ctx context.Context) (nanos float64, err error) {
+// read and write, with server and client, if set, over TLS. No Traffic Controller
+// can cost less here.
+func bareRelay(ctx context.Context, server, client *tls.Config) (nanos float64, err error) {
 	from, source, err := tcpPair(ctx)
 	if err != nil {
 		return 0, err
@@ -35,6 +40,11 @@ func bareRelay(ctx context.Context) (nanos float64, err error) {
 		return 0, err
 	}
 	defer to.Close()
+	in, out := from, to
+	if server != nil {
+		in, out = tls.Server(from, server), tls.Server(to, server)
+		source, sink = tls.Client(source, client), tls.Client(sink, client)
+	}
 	ends := make(chan struct{}, 2)
 	go func() { feed(source); ends <- struct{}{} }()
 	go func() {
@@ -42,7 +52,7 @@ func bareRelay(ctx context.Context) (nanos float64, err error) {
 		sink.Close()
 		ends <- struct{}{}
 	}()
-	spent, err := passOn(from, to)
+	spent, err := passOn(ctx, in, out)
 	from.Close()
 	to.Close()
 	<-ends
@@ -52,7 +62,7 @@ func bareRelay(ctx context.Context) (nanos float64, err error) {
 
 // tcpPair returns the two ends of a connection over the loopback; the first
 // blocks its thread.
-func tcpPair(ctx context.Context) (near *os.File, far net.Conn, err error) {
+func tcpPair(ctx context.Context) (near, far net.Conn, err error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, fmt.Errorf("bare relay: %w", err)
@@ -62,17 +72,56 @@ func tcpPair(ctx context.Context) (near *os.File, far net.Conn, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("bare relay: %w", err)
 	}
-	c, err := l.Accept()
-	if err == nil {
-		defer c.Close()
-		near, err = c.(*net.TCPConn).File()
-	}
+	b, err := accepted(l)
 	if err != nil {
 		far.Close()
 		return nil, nil, fmt.Errorf("bare relay: %w", err)
 	}
-	near.Fd() // makes it block
-	return near, far, nil
+	return b, far, nil
+}
+
+func accepted(l net.Listener) (*blocking, error) {
+	c, err := l.Accept()
+	if err != nil {
+		return nil, err
+	}
+	b := &blocking{Conn: c}
+	if b.file, err = c.(*net.TCPConn).File(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	b.file.Fd() // makes it block
+	return b, nil
+}
+
+// blocking is a connection that blocks its thread.
+type blocking struct {
+	net.Conn
+	file *os.File
+}
+
+func (b *blocking) Read(p []byte) (int, error)  { return b.file.Read(p) }
+func (b *blocking) Write(p []byte) (int, error) { return b.file.Write(p) }
+func (b *blocking) Close() error                { return errors.Join(b.file.Close(), b.Conn.Close()) }
+
+// relayTLS is what bareRelay takes over TLS.
+func relayTLS(ctx context.Context) (nanos float64, err error) {
+	dir, err := os.MkdirTemp("", "relay")
+	if err != nil {
+		return 0, fmt.Errorf("bare relay: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if _, err := mtls.GenerateNamed(dir, false, mtls.NameDoppler, mtls.NameTrafficController); err != nil {
+		return 0, fmt.Errorf("bare relay: %w", err)
+	}
+	server, err := mtls.Server(mtls.SetFiles(dir, mtls.NameDoppler))
+	if err != nil {
+		return 0, fmt.Errorf("bare relay: %w", err)
+	}
+	client, err := mtls.Client(mtls.SetFiles(dir, mtls.NameTrafficController), mtls.NameDoppler)
+	if err != nil {
+		return 0, fmt.Errorf("bare relay: %w", err)
+	}
+	return bareRelay(ctx, server, client)
 }
 
 // feed writes what is relayed, with pauses.
@@ -92,9 +141,16 @@ func feed(c net.Conn) {
 }
 
 // passOn relays everything and returns the CPU time it took.
-func passOn(from, to *os.File) (time.Duration, error) {
+func passOn(ctx context.Context, from, to net.Conn) (time.Duration, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	for _, c := range []net.Conn{from, to} {
+		if t, ok := c.(*tls.Conn); ok {
+			if err := t.HandshakeContext(ctx); err != nil {
+				return 0, fmt.Errorf("bare relay: %w", err)
+			}
+		}
+	}
 	began, err := threadTime()
 	if err != nil {
 		return 0, err

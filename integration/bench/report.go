@@ -23,6 +23,8 @@ type Machine struct {
 	// between two TCP connections takes for a reference envelope, in ns of CPU:
 	// the least any Traffic Controller can take here. 0 is unknown.
 	BareRelay float64
+	// RelayTLS is the same over TLS, with records written one by one. 0 is unknown.
+	RelayTLS float64
 }
 
 // Report is a set of results, as written to JSON.
@@ -32,11 +34,14 @@ type Report struct {
 	Results []Result
 }
 
-// ThisMachine describes where this runs. It takes some seconds.
-func ThisMachine(ctx context.Context) (Machine, error) {
+// ThisMachine describes where this runs, and what TLS costs there if that matters.
+// It takes some seconds.
+func ThisMachine(ctx context.Context, overTLS bool) (Machine, error) {
 	m := thisMachine()
 	var err error
-	m.BareRelay, err = bareRelay(ctx)
+	if m.BareRelay, err = bareRelay(ctx, nil, nil); err == nil && overTLS {
+		m.RelayTLS, err = relayTLS(ctx)
+	}
 	return m, err
 }
 
@@ -61,6 +66,9 @@ func (r Report) WriteTable(w io.Writer) error {
 	fmt.Fprintf(w, "%d x %s, %s, %s; everything, load included, on this machine\n", m.Cores, m.CPU, m.OS, m.GoVersion)
 	if m.BareRelay > 0 {
 		fmt.Fprintf(w, "a bare relay of 64 KiB reads and writes takes %.0f ns of CPU per envelope here\n", m.BareRelay)
+	}
+	if m.RelayTLS > 0 {
+		fmt.Fprintf(w, "over TLS, %.0f ns\n", m.RelayTLS)
 	}
 	for _, result := range r.Results {
 		if err := result.write(w); err != nil {

@@ -49,7 +49,7 @@ func (c *client) told(t *testing.T) (all map[place]uint64, sum uint64) {
 // everything, to the envelope.
 func TestAccountAcrossBreaks(t *testing.T) {
 	ctx := blackbox.Deadline(t)
-	rng := seeded(t)
+	rng := blackbox.Seeded(t)
 	p, behind := startBehindProxies(ctx, t, pipeline.Config{
 		DopplerArgs:    []string{"--ring-bytes", "8MiB", "--recent-logs", "0", "--window-bytes", "256KiB"},
 		ControllerArgs: []string{"--socket-buffer-bytes", strconv.Itoa(socketBuffer), "--tail-queue-bytes", "256KiB"},

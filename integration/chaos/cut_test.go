@@ -80,7 +80,7 @@ func breakSome(ctx context.Context, t *testing.T, rng *rand.Rand, proxies []*bre
 // Traffic Controller.
 func TestBrokenConnections(t *testing.T) {
 	ctx := blackbox.Deadline(t)
-	rng := seeded(t)
+	rng := blackbox.Seeded(t)
 	p, proxies := startBehindProxies(ctx, t, pipeline.Config{
 		DopplerArgs:    []string{"--ring-bytes", "512MiB"},
 		ControllerArgs: []string{"--socket-buffer-bytes", strconv.Itoa(socketBuffer)},

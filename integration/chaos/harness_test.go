@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -16,20 +13,6 @@ import (
 	"github.com/a1ea6966/loggregator/integration/load"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 )
-
-// seeded returns the chance of a test, which LGR_SEED repeats.
-func seeded(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("LGR_SEED"); text != "" {
-		var err error
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatalf("LGR_SEED: %v", err)
-		}
-	}
-	t.Logf("LGR_SEED=%d repeats this", seed)
-	return rand.New(rand.NewPCG(seed, 0))
-}
 
 // pick is what a test does in full, or where there are two cores and minutes.
 func pick[T any](full, otherwise T) T {

@@ -35,7 +35,7 @@ func (n *nozzleProcess) start(ctx context.Context, t *testing.T) {
 func TestKilledNozzleAndController(t *testing.T) {
 	const each = 20
 	ctx := blackbox.Deadline(t)
-	rng := seeded(t)
+	rng := blackbox.Seeded(t)
 	p := blackbox.Start(t, pipeline.Config{Dopplers: 2, Controllers: 1, DopplerArgs: []string{"--ring-bytes", pick("4GiB", "512MiB")}})
 	dir := t.TempDir()
 	file := &sinkFile{client: &client{watch: newWatch("sink")}, path: filepath.Join(dir, "lines")}

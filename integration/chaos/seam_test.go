@@ -82,7 +82,7 @@ func (s *seam) one(e load.ID, source int) error {
 func TestSeam(t *testing.T) {
 	const sources, tries, atOnce, most = 20, 1000, 25, 1000
 	ctx := blackbox.Deadline(t)
-	rng := seeded(t)
+	rng := blackbox.Seeded(t)
 	p := blackbox.Start(t, pipeline.Config{Dopplers: 2, Controllers: 1})
 	plan := load.Plan{Shape: load.Reference, Sources: sources, Batch: 20}
 	senders := blackbox.NewSenders(2)

@@ -80,7 +80,7 @@ func startStorm(ctx context.Context, t *testing.T) *storm {
 // asked to stop, at the same time.
 func TestStorm(t *testing.T) {
 	ctx := blackbox.Deadline(t)
-	rng := seeded(t)
+	rng := blackbox.Seeded(t)
 	s := startStorm(ctx, t)
 	senders := blackbox.NewSenders(2)
 	f := startFlow(ctx, t, senders, s.Pipeline, blackbox.Sending{Plan: s.plan, Rate: pick(10_000.0, 2_000)})

@@ -8,6 +8,11 @@ var improvements = []improvement{
 		fits: func(_, _ string, d difference) bool {
 			return d == difference{"header X-Content-Type-Options", "", "nosniff"}
 		}},
+	{reason: "Every answer of the Traffic Controller tells browsers to run, frame and keep nothing of it (`Content-Security-Policy`, `Referrer-Policy`, `Cache-Control`).", everywhere: true,
+		fits: func(_, _ string, d difference) bool {
+			return d == difference{"header Content-Security-Policy", "", "default-src 'none'; frame-ancestors 'none'"} ||
+				d == difference{"header Referrer-Policy", "", "no-referrer"} || d == difference{"header Cache-Control", "", "no-store"}
+		}},
 	{reason: "The Traffic Controller's answer to a handshake that is none says what it lacks.",
 		fits: plain("http.json", "Bad Request\n", "Bad Request: ")},
 	{reason: "At its limit of streams the Traffic Controller says so, and when to come back (`Retry-After`).",

@@ -52,8 +52,10 @@ func startPlatform(ctx context.Context, dir string) (*platform, error) {
 	}
 	p.Pipeline, err = pipeline.Start(ctx, pipeline.Config{
 		Binaries: programs, Dopplers: 1, Access: p.cf.Access(),
-		DopplerArgs:    []string{"--metric-interval", "0", "--ring-bytes", "64MiB", "--drain-grace", "0s"},
-		ControllerArgs: []string{"--access-cache", "0s", "--system-domain", "sys.example.com", "--drain-grace", "0s"},
+		DopplerArgs: []string{"--metric-interval", "0", "--ring-bytes", "64MiB", "--drain-grace", "0s"},
+		ControllerArgs: []string{"--access-cache", "0s", "--system-domain", "sys.example.com", "--drain-grace", "0s",
+			// As of old: proxies are believed, the second of the vectors' too, and pages of any origin.
+			"--trusted-proxy", "127.0.0.0/8", "--trusted-proxy", "203.0.113.0/24", "--any-origin"},
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.stop(ctx))

@@ -15,6 +15,7 @@ const maxState = 64 << 20
 //	GET, PUT /state         what UAA and Cloud Controller know
 //	PUT      /answers       the Answers alone
 //	POST     /tokens        {"user":,"kind":"jwt"|"opaque","seconds":} gives {"token":}
+//	POST     /forged        {"user":,"kind": as Forgeries has it} gives {"token":}
 //	POST     /keys          a new signing key
 //	GET, DELETE /requests   what they were asked
 func (f *Fake) control() http.Handler {
@@ -47,6 +48,18 @@ func (f *Fake) control() http.Handler {
 		var token string
 		if err == nil {
 			token, err = f.Issue(ask.User, ask.Kind, time.Duration(ask.Seconds)*time.Second)
+		}
+		if err == nil {
+			writeJSON(w, http.StatusOK, map[string]string{"token": token})
+		}
+		return err
+	}))
+	mux.HandleFunc("POST /forged", taking(func(w http.ResponseWriter, body []byte) error {
+		var ask struct{ User, Kind string }
+		err := json.Unmarshal(body, &ask)
+		var token string
+		if err == nil {
+			token, err = f.Forge(ask.User, ask.Kind)
 		}
 		if err == nil {
 			writeJSON(w, http.StatusOK, map[string]string{"token": token})

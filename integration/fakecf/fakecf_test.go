@@ -209,6 +209,9 @@ func TestJWT(t *testing.T) {
 		}
 		return claims, err
 	}
+	if _, body := c.must("GET", c.Ready.UAA, "/.well-known/openid-configuration", "", ""); !strings.Contains(body, `"issuer":"`+c.Ready.UAA+`/oauth/token"`) {
+		t.Error("discovery says", body)
+	}
 	token, err := c.Issue("alice", JWT, time.Minute)
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,8 @@ type User struct {
 	Name     string   `json:"name"`
 	Password string   `json:"password,omitempty"` // for /oauth/token
 	Scopes   []string `json:"scopes,omitempty"`
+	// Client is a client of UAA that has tokens for itself.
+	Client bool `json:"client,omitempty"`
 	// Apps and ServiceInstances are the guids the user may see.
 	Apps             []string `json:"apps,omitempty"`
 	ServiceInstances []string `json:"service_instances,omitempty"`

@@ -3,17 +3,14 @@ package fakecf
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // keys is the key that tokens are signed with.
@@ -80,18 +77,38 @@ func (f *Fake) Issue(user, kind string, lifetime time.Duration) (string, error) 
 
 func (f *Fake) sign(u *User, id string, now, expires time.Time) (string, error) {
 	kid, key := f.keys.get()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType("JWT"))
-	if err != nil {
-		return "", fmt.Errorf("sign token: %w", err)
-	}
-	token, err := jwt.Signed(signer).Claims(map[string]any{
-		"jti": id, "sub": u.Name, "user_id": u.Name, "user_name": u.Name, "client_id": "cf", "scope": u.scopes(),
-		"iat": now.Unix(), "exp": expires.Unix(), "iss": f.Ready.UAA + "/oauth/token", "aud": []string{"cf"},
-	}).Serialize()
+	token, err := signed(jose.RS256, key, kid, jose.SignerOptions{}, f.claims(u, id, now, expires))
 	if err != nil {
 		return "", fmt.Errorf("sign token: %w", err)
 	}
 	return token, nil
+}
+
+// claims are what a token of a user says.
+func (f *Fake) claims(u *User, id string, now, expires time.Time) map[string]any {
+	said := u.said()
+	said["jti"], said["sub"], said["iat"], said["exp"] = id, u.Name, now.Unix(), expires.Unix()
+	said["iss"], said["aud"] = f.issuer(), []string{"cf"}
+	return said
+}
+
+// said is what is told of who holds a token: of a client that has it for itself no
+// user is named.
+func (u *User) said() map[string]any {
+	if u.Client {
+		return map[string]any{"client_id": u.Name, "scope": u.scopes()}
+	}
+	return map[string]any{"user_id": u.Name, "user_name": u.Name, "client_id": "cf", "scope": u.scopes()}
+}
+
+func (f *Fake) issuer() string { return f.Ready.UAA + "/oauth/token" }
+
+// discovery tells who issues tokens, and where its keys are.
+func (f *Fake) discovery(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer": f.issuer(), "jwks_uri": f.Ready.UAA + "/token_keys", "token_endpoint": f.issuer(),
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+	})
 }
 
 // scopes is never nil: UAA writes an empty list.
@@ -102,6 +119,8 @@ func (f *Fake) uaa() http.Handler {
 	mux.HandleFunc("POST /check_token", f.checkToken)
 	mux.HandleFunc("GET /token_keys", f.tokenKeys)
 	mux.HandleFunc("POST /oauth/token", f.oauthToken)
+	mux.HandleFunc("GET /.well-known/openid-configuration", f.discovery)
+	mux.HandleFunc("GET /oauth/token/.well-known/openid-configuration", f.discovery) // below its issuer
 	return mux
 }
 
@@ -117,7 +136,7 @@ func (f *Fake) checkToken(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusBadRequest, map[string]any{"error": "invalid_token", "error_description": "the token is unknown or has expired"})
 		return
 	}
-	said := map[string]any{"user_id": user.Name, "user_name": user.Name, "client_id": "cf", "scope": user.scopes()}
+	said := user.said()
 	if token.Expires != 0 {
 		said["exp"] = token.Expires
 	}
@@ -126,7 +145,7 @@ func (f *Fake) checkToken(w http.ResponseWriter, r *http.Request) {
 
 func (f *Fake) tokenKeys(w http.ResponseWriter, _ *http.Request) {
 	id, key := f.keys.get()
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	text, err := publicPEM(key)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -141,7 +160,7 @@ func (f *Fake) tokenKeys(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	fields["value"] = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	fields["value"] = string(text)
 	writeJSON(w, http.StatusOK, map[string]any{"keys": []any{fields}})
 }
 

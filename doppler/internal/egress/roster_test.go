@@ -161,7 +161,8 @@ func TestNameThatComesBack(t *testing.T) {
 // TestNameThatStaysAway: what it has not delivered is told to another when it
 // has lingered long enough.
 func TestNameThatStaysAway(t *testing.T) {
-	d := start(t, 16<<20, nil)
+	// The time that passes at once must not be that of a write under way.
+	d := start(t, 16<<20, func(c *Config) { c.StuckTimeout = time.Hour })
 	defer d.stop()
 	client := loggregatorv2.NewEgressClient(d.calls())
 	a := d.receiveAs(client, "a")

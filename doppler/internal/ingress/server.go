@@ -39,6 +39,7 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/a1ea6966/loggregator/api/envelope"
 )
@@ -59,7 +60,7 @@ type Limiter interface {
 	Admit(now int64, msg []byte, recs []envelope.Record) []envelope.Record
 }
 
-// Config is what New needs. Every field but Limiter, TLS and Log must be set.
+// Config is what New needs. Every field but Limiter, TLS, Allow, HandshakeFailed and Log must be set.
 type Config struct {
 	// MaxMessage is the largest gRPC message, in bytes. A larger one ends its
 	// stream with RESOURCE_EXHAUSTED.
@@ -80,6 +81,12 @@ type Config struct {
 	DrainWait time.Duration
 	// TLS, if set, makes the listener speak it.
 	TLS *tls.Config
+	// Allow, if set, is asked for each call of any service before it begins, and
+	// must not wait; its error is the answer. ctx has the gRPC peer.
+	Allow func(ctx context.Context, method string) error
+	// HandshakeFailed, if set, is told of clients with which TLS did not come about.
+	// It is called concurrently.
+	HandshakeFailed func(remote, why string)
 	// Log hears about refused streams. Nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -193,8 +200,17 @@ func (s *Server) options() []grpc.ServerOption {
 		// A producer that vanished must not hold its stream for ever.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}),
 	}
+	if s.cfg.Allow != nil {
+		options = append(options, grpc.InTapHandle(func(ctx context.Context, call *tap.Info) (context.Context, error) {
+			return ctx, s.cfg.Allow(ctx, call.FullMethodName)
+		}))
+	}
 	if s.cfg.TLS != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(s.cfg.TLS)))
+		creds := credentials.NewTLS(s.cfg.TLS)
+		if s.cfg.HandshakeFailed != nil {
+			creds = telling{creds, s.cfg.HandshakeFailed}
+		}
+		options = append(options, grpc.Creds(creds))
 	}
 	return options
 }

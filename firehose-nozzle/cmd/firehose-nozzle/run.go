@@ -95,13 +95,15 @@ func openStream(ctx context.Context, cfg *config, log *slog.Logger) (*pump.Curso
 // notify logs what happens to the connection; of one that flaps, a line of each
 // kind a minute.
 func notify(log *slog.Logger) func(nozzle.Notice) {
-	up, down, left := daemon.Quiet(log), daemon.Quiet(log), daemon.NewQuietEach(log, "doppler")
+	up, down, refused, left := daemon.Quiet(log), daemon.Quiet(log), daemon.Quiet(log), daemon.NewQuietEach(log, "doppler")
 	return func(n nozzle.Notice) {
 		switch n.Kind {
 		case nozzle.Connected:
 			up.Info("connected", "server", n.Server)
 		case nozzle.Disconnected:
 			down.Warn("not connected", "error", n.Err, "attempt", n.Attempt, "again_in", n.Wait.String())
+		case nozzle.TokenRefused:
+			refused.Warn("the token could not be renewed", "error", n.Err)
 		case nozzle.DopplerLeft:
 			left.Of(n.Doppler).Info("Doppler left, everything it had was received")
 		}

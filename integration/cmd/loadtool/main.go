@@ -118,7 +118,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := s.prepare(ctx, dir); err != nil {
 		return err
 	}
-	machine, err := bench.ThisMachine(ctx)
+	machine, err := bench.ThisMachine(ctx, s.TLS)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,12 @@ import (
 // Log appends to one file. Its methods may be called from any number of
 // goroutines.
 type Log struct {
+	// Escape is HTML, and From what the first header of X-Forwarded-For says, else
+	// the peer, unless they are changed before the first request. From says where a
+	// request came from; it is called concurrently.
+	Escape Escape
+	From   func(r *http.Request) (host, port string)
+
 	path, host, port string
 	log              *slog.Logger
 	now              func() time.Time
@@ -50,7 +56,7 @@ func Open(path, host, port string, log *slog.Logger) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Log{path: path, host: host, port: port, log: log, now: time.Now, file: file}, nil
+	return &Log{Escape: HTML, From: source, path: path, host: host, port: port, log: log, now: time.Now, file: file}, nil
 }
 
 func open(path string) (*os.File, error) {
@@ -65,7 +71,7 @@ func open(path string) (*os.File, error) {
 // ResponseWriter it got: what next can do with that, it still can.
 func (l *Log) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		l.write(line(r, l.now(), l.host, l.port))
+		l.write(l.line(r))
 		next.ServeHTTP(w, r)
 	})
 }
@@ -147,22 +153,23 @@ func (l *Log) fail(err error) {
 }
 
 // line is the line of one request, without the end of line.
-func line(r *http.Request, at time.Time, host, port string) string {
-	path, query := r.URL.Path, r.URL.RawQuery
+func (l *Log) line(r *http.Request) string {
+	path, query := pathWithoutSecrets(r.URL.Path), WithoutSecrets(r.URL.RawQuery)
 	if path == "/set-cookie" && query != "" {
-		query = "(hidden)" // it may hold a token
+		query = hidden
 	}
 	if query != "" {
 		path += "?" + query
 	}
-	path, method := clean(path), clean(r.Method)
-	from, fromPort := source(r)
+	from, fromPort := l.From(r)
+	e := l.Escape
+	name := e.header(r.Method) + " " + e.header(path)
 	var b strings.Builder
-	fmt.Fprintf(&b, "CEF:0|cloud_foundry|loggregator_trafficcontroller|1.0|%s %s|%s %s|0|", method, path, method, path)
-	fmt.Fprintf(&b, "rt=%s cs1Label=userAuthenticationMechanism cs1=oauth-access-token", strconv.FormatInt(at.UnixMilli(), 10))
-	fmt.Fprintf(&b, " cs2Label=vcapRequestId cs2=%s", clean(r.Header.Get("X-Vcap-Request-Id")))
-	fmt.Fprintf(&b, " request=%s requestMethod=%s src=%s spt=%s", path, method, clean(from), clean(fromPort))
-	fmt.Fprintf(&b, " dst=%s dpt=%s", clean(host), clean(port))
+	fmt.Fprintf(&b, "CEF:0|cloud_foundry|loggregator_trafficcontroller|1.0|%s|%s|0|", name, name)
+	fmt.Fprintf(&b, "rt=%s cs1Label=userAuthenticationMechanism cs1=oauth-access-token", strconv.FormatInt(l.now().UnixMilli(), 10))
+	fmt.Fprintf(&b, " cs2Label=vcapRequestId cs2=%s", e.value(r.Header.Get("X-Vcap-Request-Id")))
+	fmt.Fprintf(&b, " request=%s requestMethod=%s src=%s spt=%s", e.value(path), e.value(r.Method), e.value(from), e.value(fromPort))
+	fmt.Fprintf(&b, " dst=%s dpt=%s", e.value(l.host), e.value(l.port))
 	return b.String()
 }
 
@@ -182,35 +189,4 @@ func source(r *http.Request) (host, port string) {
 		return "", ""
 	}
 	return host, port
-}
-
-// maxValueBytes bounds one value of a line.
-const maxValueBytes = 8 << 10
-
-var escape = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&#34;", "'", "&#39;", "+", "&#43;")
-
-// clean escapes a value as the lines always had it (protocol/03), and control
-// characters in the same way, so that nobody writes a line of their own.
-func clean(value string) string {
-	if len(value) > maxValueBytes {
-		value = value[:maxValueBytes] + "..."
-	}
-	value = escape.Replace(value)
-	if strings.IndexFunc(value, isControl) < 0 {
-		return value
-	}
-	var b strings.Builder
-	for _, c := range value {
-		if isControl(c) {
-			fmt.Fprintf(&b, "&#%d;", c)
-		} else {
-			b.WriteRune(c)
-		}
-	}
-	return b.String()
-}
-
-// isControl also names the line ends of Unicode.
-func isControl(c rune) bool {
-	return c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029'
 }

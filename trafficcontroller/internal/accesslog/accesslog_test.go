@@ -88,13 +88,13 @@ func TestLines(t *testing.T) {
 func TestNobodyWritesALineOfTheirOwn(t *testing.T) {
 	for _, value := range []string{"/a\nCEF:0|x", "/a\r", "/a\x00\x1b[0m", "/a\u2028b\u0085c", "/a\xffb"} {
 		r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: value}, Header: http.Header{}}
-		got := line(r, moment(), "h", "1")
+		got := sample().line(r)
 		if strings.IndexFunc(got, isControl) >= 0 || strings.Count(got, "\n") != 0 {
 			t.Errorf("%q gives %q", value, got)
 		}
 	}
 	long := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: strings.Repeat("/", 1<<20)}, Header: http.Header{}}
-	if n := len(line(long, moment(), "h", "1")); n > 4*maxValueBytes {
+	if n := len(sample().line(long)); n > 4*maxValueBytes {
 		t.Errorf("a line of %d bytes", n)
 	}
 }
@@ -102,7 +102,7 @@ func TestNobodyWritesALineOfTheirOwn(t *testing.T) {
 // TestTokenStaysOut asks for a cookie by query, which holds a token.
 func TestTokenStaysOut(t *testing.T) {
 	r := httptest.NewRequest(http.MethodGet, "/set-cookie?CookieName=authorization&CookieValue=bearer+tok", nil)
-	if got := line(r, moment(), "h", "1"); strings.Contains(got, "tok ") || !strings.Contains(got, "request=/set-cookie?(hidden) ") {
+	if got := sample().line(r); strings.Contains(got, "tok ") || !strings.Contains(got, "request=/set-cookie?(hidden) ") {
 		t.Error(got)
 	}
 }
@@ -197,7 +197,7 @@ func (d *disk) Close() error { return nil }
 func TestFullDisk(t *testing.T) {
 	var logged bytes.Buffer
 	d := &disk{free: 7}
-	l := &Log{file: d, now: moment, log: slog.New(slog.NewTextHandler(&logged, nil))}
+	l := &Log{Escape: HTML, From: source, file: d, now: moment, log: slog.New(slog.NewTextHandler(&logged, nil))}
 	served := 0
 	h := l.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served++ }))
 	l.write("fits")
@@ -259,5 +259,58 @@ func TestUpgradesStillWork(t *testing.T) {
 	}
 	if got := read(t, path); strings.Count(got, "\n") != 2 || !strings.Contains(got, "src=127.0.0.1 ") {
 		t.Errorf("%q", got)
+	}
+}
+
+// sample is a log without a file.
+func sample() *Log { return &Log{Escape: HTML, From: source, now: moment, host: "h", port: "1"} }
+
+// With escaping as CEF has it nobody writes a field of their own, either.
+func TestEscape(t *testing.T) {
+	l := sample()
+	l.Escape = CEF
+	r := httptest.NewRequest(http.MethodGet, "http://h/a%7Cb%5Cc%0Acs2=x%20src=1", nil)
+	r.URL.RawQuery = "x=1|2&access_token=tok&%74oken=tok&TOKEN=tok&page=3"
+	r.Header.Set("X-Vcap-Request-Id", "a=b\nc|\\")
+	want := `CEF:0|cloud_foundry|loggregator_trafficcontroller|1.0` +
+		`|GET /a\|b\\c cs2=x src=1?x=1\|2&access_token=(hidden)&token=(hidden)&TOKEN=(hidden)&page=3` +
+		`|GET /a\|b\\c cs2=x src=1?x=1\|2&access_token=(hidden)&token=(hidden)&TOKEN=(hidden)&page=3|0|` +
+		`rt=1700000000123 cs1Label=userAuthenticationMechanism cs1=oauth-access-token cs2Label=vcapRequestId cs2=a\=b c|\\` +
+		` request=/a|b\\c cs2\=x src\=1?x\=1|2&access_token\=(hidden)&token\=(hidden)&TOKEN\=(hidden)&page\=3 requestMethod=GET` +
+		` src=192.0.2.1 spt=1234 dst=h dpt=1`
+	if got := l.line(r); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+}
+
+func TestFrom(t *testing.T) {
+	l := sample()
+	l.From = func(*http.Request) (host, port string) { return "198.51.100.7", "" }
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("X-Forwarded-For", "203.0.113.9")
+	if got := l.line(r); !strings.Contains(got, " src=198.51.100.7 spt= ") {
+		t.Error(got)
+	}
+}
+
+// Tokens stay out however they are put into a query.
+func TestQueriesWithoutSecrets(t *testing.T) {
+	for query, want := range map[string]string{
+		"":                                     "",
+		"filter-type=logs&&x":                  "filter-type=logs&&x",
+		"x=1;access_token=TOK":                 "x=1;access_token=(hidden)",
+		"access_token%3DTOK":                   "access_token=(hidden)",
+		"id_token=TOK&refresh_token=TOK":       "id_token=(hidden)&refresh_token=(hidden)",
+		"Authorization=bearer%20TOK":           "Authorization=(hidden)",
+		"token=TOK%zz":                         "token=(hidden)",
+		"source_id=token&code=TOK&encoded=yes": "source_id=token&code=(hidden)&encoded=yes",
+	} {
+		if got := WithoutSecrets(query); got != want {
+			t.Errorf("%q gives %q, not %q", query, got, want)
+		}
+	}
+	r := httptest.NewRequest(http.MethodGet, "/firehose/a%3Faccess_token=TOK", nil)
+	if got := sample().line(r); strings.Contains(got, "TOK ") || strings.Contains(got, "TOK|") {
+		t.Error(got)
 	}
 }

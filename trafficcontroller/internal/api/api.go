@@ -30,6 +30,14 @@ type Config struct {
 	// done has to be called when it is gone.
 	Firehose func(conn *stream.Conn, q FirehoseQuery, done func()) error
 	Tail     func(conn *stream.Conn, q TailQuery, done func()) error
+	// From says where a request comes from.
+	From func(*http.Request) Origin
+	// Take counts a new stream of a user until release is called, or says which
+	// limit keeps it out.
+	Take func(r *http.Request, user string) (release func(), why string)
+	// Plain wraps what is no stream: it bounds how long an answer may take to
+	// be read.
+	Plain func(http.Handler) http.Handler
 	// Access decides who may read what.
 	Access Access
 	// SetCookie makes a browser's cookie of a token.
@@ -47,11 +55,17 @@ type Config struct {
 	LogCache http.Handler
 }
 
-// Access tells whether a request may go on, and who asks, if that is known. If
-// not, it has answered.
+// Access tells whether a request may go on, and with whose leave. If not, it has
+// answered.
 type Access interface {
-	Firehose(w http.ResponseWriter, r *http.Request) (user string, ok bool)
-	App(w http.ResponseWriter, r *http.Request, id string) (user string, ok bool)
+	Firehose(w http.ResponseWriter, r *http.Request) (leave Leave, ok bool)
+	App(w http.ResponseWriter, r *http.Request, id string) (leave Leave, ok bool)
+}
+
+// Leave is what allows a stream.
+type Leave interface {
+	// Name is who asks; empty if that is not known.
+	Name() string
 }
 
 // API answers requests. It is an http.Handler.
@@ -69,17 +83,18 @@ func New(cfg Config, log *slog.Logger) *API {
 	// Clients of the old framing were never asked for their method.
 	a.mux.HandleFunc("/firehose/{subscription}", a.firehose)
 	a.mux.HandleFunc("/apps/{id}/stream", a.tail)
-	a.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	a.mux.HandleFunc("GET /ready", a.ready)
-	a.mux.Handle("/set-cookie", cfg.SetCookie)
-	a.mux.HandleFunc("GET /v2/subscriptions", a.forAdmins(cfg.Subscriptions))
-	a.mux.HandleFunc("GET /v2/sources", a.forAdmins(cfg.Sources))
-	a.mux.HandleFunc("/apps/{id}/recentlogs", cfg.RecentLogs)
-	a.mux.HandleFunc("/apps/{id}/containermetrics", cfg.ContainerMetrics)
+	plain := func(pattern string, h http.HandlerFunc) { a.mux.Handle(pattern, cfg.Plain(h)) }
+	plain("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	plain("GET /ready", a.ready)
+	plain("/set-cookie", cfg.SetCookie.ServeHTTP)
+	plain("GET /v2/subscriptions", a.forAdmins(cfg.Subscriptions))
+	plain("GET /v2/sources", a.forAdmins(cfg.Sources))
+	plain("/apps/{id}/recentlogs", withID(cfg.RecentLogs))
+	plain("/apps/{id}/containermetrics", withID(cfg.ContainerMetrics))
 	a.mux.Handle("/v2/read", cfg.Read)
-	a.mux.Handle("/api/v1/", cfg.LogCache)
-	a.mux.HandleFunc("GET /{$}", a.discover)
-	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	a.mux.Handle("/api/v1/", cfg.LogCache) // which has its own bounds
+	plain("GET /{$}", a.discover)
+	plain("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("there is nothing at %.200q; GET / lists what there is", r.URL.Path), http.StatusNotFound)
 	})
 	return a
@@ -87,7 +102,6 @@ func New(cfg Config, log *slog.Logger) *API {
 
 // ServeHTTP answers a request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if status, fault := queryFault(r); fault != "" {
 		http.Error(w, fault, status)
 		return
@@ -162,12 +176,15 @@ func (a *API) ready(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ready\n"))
 }
 
-// ErrTooMany says that there is no room for one more stream.
-var ErrTooMany = errors.New("too many connections")
+// Why there is no room for one more stream.
+var (
+	ErrTooMany   = errors.New("too many connections")
+	ErrOverLimit = errors.New("over a limit") // of the user, or the address
+)
 
-// Admit counts a new stream until dismiss is called, or says why it cannot be
-// served now.
-func (a *API) Admit() (dismiss func(), err error) {
+// Admit counts a new stream of a user until dismiss is called, or says why it
+// cannot be served now.
+func (a *API) Admit(r *http.Request, user string) (dismiss func(), err error) {
 	if err := a.notReady(); err != nil {
 		return nil, err
 	}
@@ -175,34 +192,45 @@ func (a *API) Admit() (dismiss func(), err error) {
 		a.open.Add(-1)
 		return nil, fmt.Errorf("%w: the limit is %d", ErrTooMany, a.cfg.MaxConnections)
 	}
-	return func() { a.open.Add(-1) }, nil
+	release, why := a.cfg.Take(r, user)
+	if why != "" {
+		a.open.Add(-1)
+		return nil, fmt.Errorf("%w: %s", ErrOverLimit, why)
+	}
+	return func() {
+		release()
+		a.open.Add(-1)
+	}, nil
 }
 
 // admit is Admit; it answers if there is no room.
-func (a *API) admit(w http.ResponseWriter) (dismiss func(), ok bool) {
-	dismiss, err := a.Admit()
+func (a *API) admit(w http.ResponseWriter, r *http.Request, user string) (dismiss func(), ok bool) {
+	dismiss, err := a.Admit(r, user)
 	if err == nil {
 		return dismiss, true
 	}
-	after := "1"
-	if errors.Is(err, ErrTooMany) {
+	after, status := "1", http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, ErrTooMany):
 		after = "5"
+	case errors.Is(err, ErrOverLimit):
+		after, status = "5", http.StatusTooManyRequests
 	}
 	w.Header().Set("Retry-After", after)
-	http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	http.Error(w, err.Error(), status)
 	return nil, false
 }
 
-// isOld tells one envelope per message from batches: the subprotocol decides
+// IsOld tells one envelope per message from batches: the subprotocol decides
 // the framing.
-func isOld(r *http.Request) bool {
+func IsOld(r *http.Request) bool {
 	return !hasToken(r.Header, "Sec-WebSocket-Protocol", stream.Subprotocol)
 }
 
 // upgrade answers the handshake. An old client that sends none, or a bad one,
 // gets the status and header it knows (protocol/03).
 func (a *API) upgrade(w http.ResponseWriter, r *http.Request) (*stream.Conn, bool) {
-	if fault := handshakeFault(r); isOld(r) && fault != "" {
+	if fault := handshakeFault(r); IsOld(r) && fault != "" {
 		w.Header().Set("Sec-Websocket-Version", "13")
 		http.Error(w, "Bad Request: "+fault, http.StatusBadRequest)
 		return nil, false
@@ -247,23 +275,32 @@ func hasToken(h http.Header, name, token string) bool {
 // noSuchPath answers an old client whose id has a slash in it: it never meant
 // anything (protocol/03).
 func noSuchPath(w http.ResponseWriter, r *http.Request, id string) bool {
-	if !isOld(r) || !strings.Contains(r.PathValue(id), "/") {
+	if !IsOld(r) || !strings.Contains(r.PathValue(id), "/") {
 		return false
 	}
 	http.NotFound(w, r)
 	return true
 }
 
+// withID serves a path that knows old clients only, but for such an id.
+func withID(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !noSuchPath(w, r, "id") {
+			next(w, r)
+		}
+	}
+}
+
 func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 	if noSuchPath(w, r, "subscription") {
 		return
 	}
-	user, ok := a.cfg.Access.Firehose(w, r)
+	leave, ok := a.cfg.Access.Firehose(w, r)
 	if !ok {
 		return
 	}
 	parse := parseFirehose
-	if isOld(r) {
+	if IsOld(r) {
 		parse = parseOldFirehose
 	}
 	q, err := parse(r)
@@ -271,8 +308,9 @@ func (a *API) firehose(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	q.User = user
-	dismiss, ok := a.admit(w)
+	q.Client = a.ClientOf(r)
+	q.User, q.Leave = leave.Name(), leave
+	dismiss, ok := a.admit(w, r, q.User)
 	if !ok {
 		return
 	}
@@ -291,12 +329,12 @@ func (a *API) tail(w http.ResponseWriter, r *http.Request) {
 	if noSuchPath(w, r, "id") {
 		return
 	}
-	user, ok := a.cfg.Access.App(w, r, r.PathValue("id"))
+	leave, ok := a.cfg.Access.App(w, r, r.PathValue("id"))
 	if !ok {
 		return
 	}
 	parse := a.parseTail
-	if isOld(r) {
+	if IsOld(r) {
 		parse = parseOldTail
 	}
 	q, err := parse(r)
@@ -304,8 +342,9 @@ func (a *API) tail(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	q.User = user
-	dismiss, ok := a.admit(w)
+	q.Client = a.ClientOf(r)
+	q.User, q.Leave = leave.Name(), leave
+	dismiss, ok := a.admit(w, r, q.User)
 	if !ok {
 		return
 	}
@@ -323,7 +362,7 @@ func (a *API) tail(w http.ResponseWriter, r *http.Request) {
 // discover tells a client what is where.
 func (a *API) discover(w http.ResponseWriter, r *http.Request) {
 	scheme, ws := "http", "ws"
-	if r.TLS != nil {
+	if a.cfg.From(r).Scheme == "https" {
 		scheme, ws = "https", "wss"
 	}
 	host := r.Host

@@ -21,11 +21,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// user is somebody's leave.
+type user string
+
+func (u user) Name() string { return string(u) }
+
 type everybody struct{}
 
-func (everybody) Firehose(http.ResponseWriter, *http.Request) (string, bool) { return "user-1", true }
-func (everybody) App(http.ResponseWriter, *http.Request, string) (string, bool) {
-	return "user-1", true
+func (everybody) Firehose(http.ResponseWriter, *http.Request) (Leave, bool) {
+	return user("user-1"), true
+}
+
+func (everybody) App(http.ResponseWriter, *http.Request, string) (Leave, bool) {
+	return user("user-1"), true
 }
 
 // served is an API whose streams are noted and closed.
@@ -35,6 +43,7 @@ type served struct {
 	firehoses []FirehoseQuery
 	tails     []TailQuery
 	ready     error
+	over      string // limit that is reached
 }
 
 func serve(t *testing.T, limit int) *served {
@@ -54,6 +63,14 @@ func serve(t *testing.T, limit int) *served {
 			defer done()
 			return c.Close(stream.CloseNormal, "")
 		},
+		From: func(r *http.Request) Origin { return Origin{Remote: r.RemoteAddr, Scheme: "http"} },
+		Take: func(*http.Request, string) (func(), string) {
+			if s.over != "" {
+				return nil, s.over
+			}
+			return func() {}, ""
+		},
+		Plain:  func(h http.Handler) http.Handler { return h },
 		Access: everybody{}, SetCookie: http.HandlerFunc(view),
 		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view, LogCache: http.HandlerFunc(view),
 	}, slog.New(slog.DiscardHandler))
@@ -109,6 +126,8 @@ func TestAnswers(t *testing.T) {
 		{"/api/v1/read/a%2Fb", nil, 200, "{}"},
 		{"/apps/a/recentlogs", nil, 200, "{}"},
 		{"/apps/a/containermetrics", nil, 200, "{}"},
+		{"/apps/a%2Fb/recentlogs", nil, 404, "404 page not found"},
+		{"/apps/a%2Fb/containermetrics", nil, 404, "404 page not found"},
 		{"/nowhere", nil, 404, "/nowhere"},
 		{"/firehose/a?" + strings.Repeat("log&", 10_000), nil, 400, "the query has 10001 parameters, the limit is 10000"},
 		{"/v2/read?log=" + strings.Repeat("x", 512<<10), nil, 414, "the limit is 524288"},
@@ -232,6 +251,14 @@ func TestLimitsSpeak(t *testing.T) {
 	status, h, body := s.get(t, "/firehose/a", upgrade(stream.Subprotocol))
 	if status != 503 || h.Get("Retry-After") == "" || !strings.Contains(body, "limit is 0") {
 		t.Errorf("%d %v %q", status, h, body)
+	}
+	many := serve(t, 1)
+	many.over = "too many streams of this user: the limit is 7"
+	for _, subprotocol := range []string{"", stream.Subprotocol} {
+		status, h, body := many.get(t, "/apps/a/stream", upgrade(subprotocol))
+		if status != 429 || h.Get("Retry-After") == "" || !strings.Contains(body, "the limit is 7") || many.Open() != 0 {
+			t.Errorf("%d %v %q", status, h, body)
+		}
 	}
 	s.ready = errors.New("no Doppler is connected")
 	if status, _, body = s.get(t, "/ready", nil); status != 503 || !strings.Contains(body, "no Doppler") {

@@ -28,7 +28,7 @@ func parseOldFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	if mask, ok := filterTypes[v.Get("filter-type")]; ok {
 		q.Selectors["class"] = mask.Classes()
 	}
-	q.Client, q.Subscription = ClientOf(r), r.PathValue("subscription")
+	q.Subscription = r.PathValue("subscription")
 	return q, checkSubscription(r)
 }
 
@@ -36,7 +36,7 @@ func parseOldTail(r *http.Request) (q TailQuery, err error) {
 	if err := notOurs(r.URL.Query(), tailParameters); err != nil {
 		return q, err
 	}
-	q.Old, q.Client, q.Source = true, ClientOf(r), r.PathValue("id")
+	q.Old, q.Source = true, r.PathValue("id")
 	return q, checkSource(r)
 }
 

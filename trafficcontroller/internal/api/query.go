@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -50,24 +49,30 @@ type TailQuery struct {
 
 // Client is who asks.
 type Client struct {
-	Remote    string // address
-	Forwarded string // what proxies say of it
+	Remote    string // address, with the port if it is known
+	Forwarded string // what trusted proxies say of it
 	UserAgent string
 	User      string // id that UAA knows, or that of a client of UAA; empty if it is not known
+	Leave     Leave  // to read; nil unless for a stream of this package
 	Path      string
 	URL       string // with the query
 }
 
-// ClientOf says who sends a request.
-func ClientOf(r *http.Request) Client {
-	host := r.RemoteAddr
-	if h, _, err := net.SplitHostPort(host); err == nil && h == "" {
-		host = r.RemoteAddr
+// Origin is where a request comes from.
+type Origin struct {
+	Remote    string // address, with the port if it is known
+	Scheme    string // http or https
+	Forwarded bool   // a trusted proxy sent it
+}
+
+// ClientOf says who sends a request, but for the user.
+func (a *API) ClientOf(r *http.Request) Client {
+	from := a.cfg.From(r)
+	c := Client{Remote: from.Remote, UserAgent: r.UserAgent(), Path: r.URL.EscapedPath(), URL: r.URL.RequestURI()}
+	if from.Forwarded {
+		c.Forwarded = strings.Join(r.Header.Values("X-Forwarded-For"), ", ")
 	}
-	return Client{
-		Remote: host, Forwarded: strings.Join(r.Header.Values("X-Forwarded-For"), ", "), UserAgent: r.UserAgent(),
-		Path: r.URL.EscapedPath(), URL: r.URL.RequestURI(),
-	}
+	return c
 }
 
 // known refuses parameters that would be silently ignored.
@@ -109,7 +114,7 @@ func parseFirehose(r *http.Request) (q FirehoseQuery, err error) {
 	if err := known(v, firehoseParameters...); err != nil {
 		return q, err
 	}
-	if q.Client, q.Subscription, err = ClientOf(r), r.PathValue("subscription"), checkSubscription(r); err != nil {
+	if q.Subscription, err = r.PathValue("subscription"), checkSubscription(r); err != nil {
 		return q, err
 	}
 	if _, err := selectors(v); err != nil {
@@ -156,7 +161,7 @@ func (a *API) parseTail(r *http.Request) (q TailQuery, err error) {
 	if err := known(v, tailParameters...); err != nil {
 		return q, err
 	}
-	if q.Client, q.Source, err = ClientOf(r), r.PathValue("id"), checkSource(r); err != nil {
+	if q.Source, err = r.PathValue("id"), checkSource(r); err != nil {
 		return q, err
 	}
 	if q.Mask, err = selectors(v); err != nil {

@@ -20,8 +20,9 @@ import (
 type Auth struct {
 	cfg                   Config
 	log                   *slog.Logger
-	uaa, inside, external *service // static after New; nil when access control is disabled
+	uaa, inside, external *service // static after New; nil when access control is disabled, or does without
 	verifier              Verifier
+	local                 *local // nil unless tokens are verified here
 
 	cache  *cache
 	flight singleflight.Group
@@ -32,6 +33,8 @@ type Auth struct {
 	cancel context.CancelFunc
 	close  sync.Once
 
+	keeper *keeper // of streams that live
+
 	stats counters
 }
 
@@ -41,6 +44,11 @@ type Identity struct {
 	Scopes           []string
 	// Expires is in Unix seconds; 0 if the token does not say.
 	Expires int64
+
+	// Grants is what it may read; nil for what Cloud Controller says.
+	Grants *Grants
+
+	known string // of one verified here: see identityKey
 }
 
 // Name is the user, else the client of UAA; empty if neither is known.
@@ -61,34 +69,53 @@ func New(cfg Config, log *slog.Logger) (*Auth, error) {
 	}
 	a := &Auth{cfg: cfg, log: log, cache: newCache(cfg.CacheEntries), slots: make(chan struct{}, maxQuestions)}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
-	a.verifier = uaaVerifier{a}
+	a.keeper = newKeeper(a, cfg.Recheck)
 	if cfg.Disabled {
 		return a, nil
 	}
-	var err error
-	if a.uaa, a.inside, a.external, err = services(cfg, log); err != nil {
+	if err := a.connect(log); err != nil {
 		a.cancel()
 		return nil, fmt.Errorf("access control: %w", err)
 	}
 	return a, nil
 }
 
-// UseVerifier puts another Verifier in front of UAA's check_token, which next
-// is. Call it before the first request.
-func (a *Auth) UseVerifier(wrap func(next Verifier) Verifier) { a.verifier = wrap(a.verifier) }
+// connect makes what asks others.
+func (a *Auth) connect(log *slog.Logger) (err error) {
+	if a.cfg.platform() {
+		if a.uaa, a.inside, a.external, err = services(a.cfg, log); err != nil {
+			return err
+		}
+		if a.cfg.LocalTokens {
+			a.local = newLocal(a)
+		}
+	}
+	a.verifier, err = newVerifiers(a, log)
+	return err
+}
 
 // Close ends the questions under way and waits for them. Later questions are
 // refused as outages.
 func (a *Auth) Close() {
 	a.close.Do(func() {
 		a.cancel()
+		a.keeper.stop()
 		for range cap(a.slots) {
 			a.slots <- struct{}{}
 		}
-		for _, s := range []*service{a.uaa, a.inside, a.external} {
+		for _, s := range a.services() {
 			if s != nil {
 				s.client.CloseIdleConnections()
 			}
 		}
 	})
+}
+
+// services are all that questions go to.
+func (a *Auth) services() []*service {
+	all := []*service{a.uaa, a.inside, a.external}
+	if v, ok := a.verifier.(*verifiers); ok && v.oidc != nil {
+		all = append(all, v.oidc.doc)
+	}
+	return all
 }

@@ -35,17 +35,18 @@ type cache struct {
 }
 
 type entry struct {
-	key   key
-	value any
-	until time.Time
+	key          key
+	value        any
+	asked, until time.Time
 }
 
 func newCache(limit int) *cache {
 	return &cache{limit: limit, entries: map[key]*list.Element{}, order: list.New()}
 }
 
-// get returns an answer whose time has not come yet.
-func (c *cache) get(k key) (any, bool) {
+// get returns an answer whose time has not come yet, and that is not from before
+// oldest.
+func (c *cache) get(k key, oldest time.Time) (any, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	el, ok := c.entries[k]
@@ -55,6 +56,9 @@ func (c *cache) get(k key) (any, bool) {
 	e := el.Value.(*entry)
 	if !time.Now().Before(e.until) {
 		c.remove(el)
+		return nil, false
+	}
+	if e.asked.Before(oldest) {
 		return nil, false
 	}
 	c.hits++
@@ -75,7 +79,16 @@ func (c *cache) put(k key, value any, until time.Time) {
 	for el := c.order.Front(); el != nil && (len(c.entries) >= c.limit || !now.Before(el.Value.(*entry).until)); el = c.order.Front() {
 		c.remove(el)
 	}
-	c.entries[k] = c.order.PushBack(&entry{k, value, until})
+	c.entries[k] = c.order.PushBack(&entry{k, value, now, until})
+}
+
+// forget drops an answer, if it is there.
+func (c *cache) forget(k key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if el, ok := c.entries[k]; ok {
+		c.remove(el)
+	}
 }
 
 func (c *cache) remove(el *list.Element) {

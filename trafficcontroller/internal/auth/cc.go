@@ -14,9 +14,19 @@ import (
 
 // status asks Cloud Controller for a path on behalf of the token, which is
 // passed on unchanged. Every status is an answer; only 200 is kept, and only
-// with a whole body.
+// with a whole body. Tokens of one identity share answers, but for the word that
+// one of them is not accepted.
 func (a *Auth) status(ctx context.Context, which Call, s *service, path, authorization string) (int, error) {
-	k := keyOf(which.String(), authorization, path)
+	if id, ok := ctx.Value(known{}).(string); ok {
+		status, err := a.askStatus(ctx, keyOf(which.String(), "of", id, path), which, s, path, authorization)
+		if err != nil || status != http.StatusUnauthorized {
+			return status, err
+		}
+	}
+	return a.askStatus(ctx, keyOf(which.String(), authorization, path), which, s, path, authorization)
+}
+
+func (a *Auth) askStatus(ctx context.Context, k key, which Call, s *service, path, authorization string) (int, error) {
 	return ask(ctx, a, k, func(ctx context.Context) (int, time.Time, error) {
 		var status int
 		r, err := ccRequest(ctx, s.base+path, authorization)

@@ -4,16 +4,22 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/a1ea6966/loggregator/internal/daemon"
 	"github.com/a1ea6966/loggregator/internal/mtls"
 )
 
-// Config is what an operator sets (names of old jobs: protocol/05 section 9).
+// Config is what an operator sets (names of old jobs: protocol/05 section 9). UAA
+// and Cloud Controller go together; they, StaticTokens and OIDC are three ways to
+// know who may read what, of which at least one is needed.
 type Config struct {
 	// Disabled lets everybody read everything. Nothing else is looked at then.
 	Disabled bool
+
+	StaticTokens string // file; empty for none
+	OIDC         OIDCConfig
 
 	UAAAddr   string // https URL
 	UAACA     string // file; empty for the authorities that this host trusts
@@ -30,6 +36,16 @@ type Config struct {
 	CCExternalAddr string
 	CCExternalCA   string // file; empty for the authorities that this host trusts
 
+	// LocalTokens verifies UAA's JWTs by its keys; else it is asked about each.
+	LocalTokens bool
+	// UAAIssuer is what they have to say that issued them; empty for what UAA says
+	// of itself.
+	UAAIssuer string
+	// TokenAudiences are those of which they have to name one; none for any.
+	TokenAudiences []string
+	// TokenSkew is how far UAA's clock may be off.
+	TokenSkew time.Duration
+
 	// SkipVerify accepts any server certificate.
 	SkipVerify bool
 	// Timeout bounds one request to UAA or Cloud Controller, body included.
@@ -39,11 +55,14 @@ type Config struct {
 	CacheFor time.Duration
 	// CacheEntries bounds how many are kept. One takes some 300 bytes.
 	CacheEntries int
+	// Recheck is how often the tokens of streams that live, and what they allow,
+	// are asked about again.
+	Recheck time.Duration
 }
 
 // DefaultConfig returns one that lacks addresses, files and the secret.
 func DefaultConfig() Config {
-	return Config{UAAClient: "doppler", Timeout: 20 * time.Second, CacheFor: 10 * time.Second, CacheEntries: 50_000}
+	return Config{OIDC: OIDCConfig{UserClaim: "sub", GroupsClaim: "groups"}, UAAClient: "doppler", LocalTokens: true, TokenSkew: 10 * time.Second, Timeout: 20 * time.Second, CacheFor: 10 * time.Second, CacheEntries: 50_000, Recheck: 20 * time.Second}
 }
 
 // Flags declares every setting but Disabled.
@@ -52,6 +71,10 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.String(&c.UAACA, "uaa-ca", "`file` with the authority of its certificate; without, those that this host trusts")
 	f.String(&c.UAAClient, "uaa-client", "`id` of the UAA client that may check tokens")
 	f.String(&c.UAASecret, "uaa-client-secret", "its `secret`; better given in the environment than as a flag")
+	f.Bool(&c.LocalTokens, "local-tokens", "verify its JWTs by its keys; false to ask it about each")
+	f.String(&c.UAAIssuer, "uaa-issuer", "`issuer` that its JWTs name; without, what it says of itself")
+	f.Strings(&c.TokenAudiences, "token-audience", "`audience` that its JWTs have to name, this or another given; may be given again; without, any")
+	f.Duration(&c.TokenSkew, "token-skew", "how far its clock may be off from the one here")
 	f.String(&c.CCAddr, "cc-addr", "https `URL` of Cloud Controller's internal API")
 	f.String(&c.CCTLS.Cert, "cc-tls-cert", "`file` with the certificate shown to it")
 	f.String(&c.CCTLS.Key, "cc-tls-key", "`file` with its key")
@@ -63,6 +86,25 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Duration(&c.Timeout, "access-timeout", "how long UAA and Cloud Controller may take for an answer")
 	f.Duration(&c.CacheFor, "access-cache", "how long their yes is believed without asking again; 0 for not at all")
 	f.Int(&c.CacheEntries, "access-cache-entries", "how many of them are kept")
+	c.flagsWithout(f)
+	f.Duration(&c.Recheck, "access-recheck", "how often it is asked again, while a stream lives, whether its reader may still read")
+}
+
+// flagsWithout declares what is for those without UAA and Cloud Controller.
+func (c *Config) flagsWithout(f *daemon.Flags) {
+	f.String(&c.StaticTokens, "static-tokens", "`file` in YAML with hashes of tokens and what each may read, as lgr token makes it; without UAA, or beside it")
+	f.String(&c.OIDC.Issuer, "oidc-issuer", "https `URL` of an OpenID Connect provider whose tokens are taken; without UAA, or beside it")
+	f.String(&c.OIDC.CA, "oidc-ca", "`file` with the authority of its certificate; without, those that this host trusts")
+	f.Strings(&c.OIDC.Audiences, "oidc-audience", "`audience` that its tokens have to name, this or another given; may be given again")
+	f.String(&c.OIDC.UserClaim, "oidc-user-claim", "`claim` with who a token is of")
+	f.String(&c.OIDC.GroupsClaim, "oidc-groups-claim", "`claim` with groups or scopes, for --oidc-grant")
+	f.Strings(&c.OIDC.Grants, "oidc-grant", "`GROUP=SOURCE[,SOURCE...]` that its tokens may read; an id, one that ends in *, or * for all and the Firehose; may be given again")
+	f.String(&c.OIDC.SourcesClaim, "oidc-sources-claim", "`claim` with ids of sources that a token may read besides")
+}
+
+// platform tells whether UAA and Cloud Controller are there, or were meant to be.
+func (c *Config) platform() bool {
+	return c.UAAAddr != "" || c.CCAddr != "" || c.StaticTokens == "" && c.OIDC.Issuer == ""
 }
 
 // Validate returns all faults at once, each naming the flag and the limit.
@@ -71,6 +113,19 @@ func (c *Config) Validate() error {
 	if c.Disabled {
 		return nil
 	}
+	if c.platform() {
+		c.validatePlatform(f)
+	}
+	c.OIDC.validate(f)
+	daemon.Between(f, "token-skew", c.TokenSkew, 0, 5*time.Minute)
+	daemon.Between(f, "access-timeout", c.Timeout, 10*time.Millisecond, time.Minute)
+	daemon.Between(f, "access-recheck", c.Recheck, time.Second, time.Hour)
+	daemon.Between(f, "access-cache", c.CacheFor, 0, 5*time.Minute)
+	daemon.Between(f, "access-cache-entries", c.CacheEntries, 1, 10_000_000)
+	return f.Err()
+}
+
+func (c *Config) validatePlatform(f *daemon.Faults) {
 	checkURL(f, "uaa-addr", c.UAAAddr, "https")
 	checkURL(f, "cc-addr", c.CCAddr, "https")
 	if c.CCExternalAddr != "" {
@@ -82,13 +137,12 @@ func (c *Config) Validate() error {
 		{"cc-server-name", c.CCServerName},
 	} {
 		if needed.value == "" {
-			f.Addf(needed.flag, `""`, "is needed unless access control is disabled")
+			f.Addf(needed.flag, `""`, "is needed unless access control is disabled, or --static-tokens or --oidc-issuer given and neither UAA nor Cloud Controller")
 		}
 	}
-	daemon.Between(f, "access-timeout", c.Timeout, 10*time.Millisecond, time.Minute)
-	daemon.Between(f, "access-cache", c.CacheFor, 0, 5*time.Minute)
-	daemon.Between(f, "access-cache-entries", c.CacheEntries, 1, 10_000_000)
-	return f.Err()
+	if slices.Contains(c.TokenAudiences, "") {
+		f.Addf("token-audience", `""`, "has to have at least one byte")
+	}
 }
 
 // checkURL adds a fault unless value is scheme://host, with a path or not.
@@ -127,6 +181,8 @@ func services(cfg Config, log *slog.Logger) (uaa, inside, external *service, err
 	if cfg.SkipVerify {
 		uaaTLS, insideTLS, externalTLS = unverified(uaaTLS), unverified(insideTLS), unverified(externalTLS)
 	}
-	return newService(cfg.UAAAddr, uaaTLS, cfg.Timeout), newService(cfg.CCAddr, insideTLS, cfg.Timeout),
-		newService(cfg.CCExternalAddr, externalTLS, cfg.Timeout), nil
+	if cfg.CCExternalAddr != "" {
+		external = newService(cfg.CCExternalAddr, externalTLS, cfg.Timeout)
+	}
+	return newService(cfg.UAAAddr, uaaTLS, cfg.Timeout), newService(cfg.CCAddr, insideTLS, cfg.Timeout), external, nil
 }

@@ -41,6 +41,8 @@ type Decision struct {
 	Status int
 	Header http.Header
 	Body   string
+
+	claim *claim // of one that allows, for Hold
 }
 
 // Allowed tells whether the request may go on.
@@ -58,6 +60,9 @@ func (d Decision) Write(w http.ResponseWriter) {
 		_, _ = io.WriteString(w, d.Body) // the client may be gone
 	}
 }
+
+// Name is who asked, as far as that is known.
+func (d Decision) Name() string { return d.Identity.Name() }
 
 func allow(id Identity) Decision { return Decision{Reason: Allowed, Identity: id} }
 

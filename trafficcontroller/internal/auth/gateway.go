@@ -15,7 +15,12 @@ const MaxSources = 1000
 // the values of source_id. An admin may read everything, others what Cloud
 // Controller shows them. Everything refused looks like something not there.
 func (a *Auth) Read(ctx context.Context, r *http.Request, sourceIDs []string) Decision {
-	return a.stats.decided(SurfaceRead, a.read(ctx, r, sourceIDs))
+	decide := func(ctx context.Context, r *http.Request) Decision { return a.read(ctx, r, sourceIDs) }
+	d := a.about(decide(ctx, r), r.Header.Get("Authorization"), decide, append([]string{"read"}, sourceIDs...)...)
+	if d.claim != nil {
+		d.claim.bySources = d.Identity.Name() == ""
+	}
+	return a.stats.decided(SurfaceRead, d)
 }
 
 func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) Decision {
@@ -28,7 +33,7 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 	}
 	id, err := a.verifier.Verify(ctx, strings.TrimSpace(strings.TrimPrefix(authorization, "bearer")))
 	switch {
-	case err != nil && !errors.Is(err, ErrInvalidToken):
+	case err != nil && (id.Grants != nil || !errors.Is(err, ErrInvalidToken)):
 		return refuseRead(refusal(ctx, err))
 	case err == nil && id.isAdmin():
 		return allow(id)
@@ -37,8 +42,9 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 	case len(sourceIDs) == 0:
 		return refuseRead(NoScope)
 	}
+	ctx = knownAs(ctx, id)
 	// Even a token that UAA does not know: Cloud Controller decides.
-	if why := eachSource(sourceIDs, func(source string) Reason { return a.readable(ctx, authorization, source) }); why != Allowed {
+	if why := eachSource(sourceIDs, func(source string) Reason { return a.readable(ctx, id, authorization, source) }); why != Allowed {
 		return refuseRead(why)
 	}
 	return allow(id)
@@ -65,7 +71,10 @@ func eachSource(sources []string, check func(source string) Reason) Reason {
 // readable asks for log access, then for a service instance. The shape is
 // looked at last, as protocol/04 has it; only what cannot be asked for goes
 // unasked.
-func (a *Auth) readable(ctx context.Context, authorization, source string) Reason {
+func (a *Auth) readable(ctx context.Context, id Identity, authorization, source string) Reason {
+	if id.Grants != nil {
+		return id.Grants.reason(source)
+	}
 	if !askable(source) {
 		return InvalidID
 	}

@@ -13,13 +13,13 @@ import (
 // instances that Cloud Controller shows them. Everything refused is a 404 with
 // an empty body.
 func (a *Auth) LogCache(ctx context.Context, r *http.Request, sourceIDs ...string) Decision {
-	return a.stats.decided(SurfaceLogCache, a.logCache(ctx, r, func(authorization string) Reason {
-		return eachSource(sourceIDs, func(source string) Reason { return a.visible(ctx, authorization, source) })
+	return a.stats.decided(SurfaceLogCache, a.logCache(ctx, r, func(ctx context.Context, id Identity, authorization string) Reason {
+		return eachSource(sourceIDs, func(source string) Reason { return a.visible(ctx, id, authorization, source) })
 	}))
 }
 
 // logCache decides for an admin, and leaves others to check.
-func (a *Auth) logCache(ctx context.Context, r *http.Request, check func(authorization string) Reason) Decision {
+func (a *Auth) logCache(ctx context.Context, r *http.Request, check func(ctx context.Context, id Identity, authorization string) Reason) Decision {
 	if a.cfg.Disabled {
 		return allow(Identity{})
 	}
@@ -32,7 +32,7 @@ func (a *Auth) logCache(ctx context.Context, r *http.Request, check func(authori
 		return refuseLogCache(refusal(ctx, err))
 	}
 	if !id.isAdmin() {
-		if why := check(authorization); why != Allowed {
+		if why := check(knownAs(ctx, id), id, authorization); why != Allowed {
 			return refuseLogCache(why)
 		}
 	}
@@ -40,7 +40,10 @@ func (a *Auth) logCache(ctx context.Context, r *http.Request, check func(authori
 }
 
 // visible asks for an app, then for a service instance.
-func (a *Auth) visible(ctx context.Context, authorization, source string) Reason {
+func (a *Auth) visible(ctx context.Context, id Identity, authorization, source string) Reason {
+	if id.Grants != nil {
+		return id.Grants.reason(source)
+	}
 	if !askable(source) {
 		return InvalidID
 	}
@@ -49,14 +52,15 @@ func (a *Auth) visible(ctx context.Context, authorization, source string) Reason
 
 // Visible is the set of sources that somebody may see. The zero value is empty.
 type Visible struct {
-	all bool
-	ids map[string]struct{}
+	all    bool
+	ids    map[string]struct{}
+	grants *Grants
 }
 
 // Has tells whether a source is in it.
 func (v Visible) Has(source string) bool {
 	_, ok := v.ids[source]
-	return v.all || ok
+	return v.all || ok || v.grants != nil && v.grants.has(source)
 }
 
 // LogCacheMeta decides about Log Cache's meta, and says which sources it may
@@ -64,7 +68,11 @@ func (v Visible) Has(source string) bool {
 // Controller lists. Half a list is an outage.
 func (a *Auth) LogCacheMeta(ctx context.Context, r *http.Request) (Decision, Visible) {
 	seen := Visible{all: true}
-	d := a.logCache(ctx, r, func(authorization string) Reason {
+	d := a.logCache(ctx, r, func(ctx context.Context, id Identity, authorization string) Reason {
+		if id.Grants != nil {
+			seen = Visible{grants: id.Grants}
+			return Allowed
+		}
 		seen = Visible{ids: map[string]struct{}{}}
 		for _, l := range []struct {
 			which Call
@@ -100,11 +108,13 @@ func (a *Auth) LogCacheQuery(ctx context.Context, r *http.Request, sourceIDs []s
 	}
 	// The token is checked first, so that nobody without one can ask for names.
 	admin := true
-	d = a.logCache(ctx, r, func(string) Reason { admin = false; return Allowed })
+	d = a.logCache(ctx, r, func(context.Context, Identity, string) Reason { admin = false; return Allowed })
 	if d.Allowed() && !a.cfg.Disabled {
-		authorization := r.Header.Get("Authorization")
-		a.addNamed(ctx, authorization, sourceIDs, read)
-		if why := a.onlyVisible(ctx, authorization, admin, sourceIDs, read); why != Allowed {
+		ctx, authorization := knownAs(ctx, d.Identity), r.Header.Get("Authorization")
+		if d.Identity.Grants == nil {
+			a.addNamed(ctx, authorization, sourceIDs, read)
+		}
+		if why := a.onlyVisible(ctx, d.Identity, authorization, admin, sourceIDs, read); why != Allowed {
 			d = refuseLogCache(why)
 		}
 	}
@@ -139,17 +149,17 @@ const maxNamesBytes = 8 << 10
 
 // onlyVisible leaves what may be read of each source, and refuses when that is
 // nothing.
-func (a *Auth) onlyVisible(ctx context.Context, authorization string, admin bool, names []string, read map[string][]string) Reason {
+func (a *Auth) onlyVisible(ctx context.Context, id Identity, authorization string, admin bool, names []string, read map[string][]string) Reason {
 	if admin {
 		return Allowed
 	}
 	return eachSource(names, func(name string) Reason {
 		var kept []string
 		first := Undecided
-		for _, id := range read[name] {
-			why := a.visible(ctx, authorization, id)
+		for _, source := range read[name] {
+			why := a.visible(ctx, id, authorization, source)
 			if why == Allowed {
-				kept = append(kept, id)
+				kept = append(kept, source)
 			} else if first == Undecided {
 				first = why
 			}

@@ -9,7 +9,8 @@ import (
 // Firehose decides about /firehose/{id} (protocol/03 section 4): the scope
 // doppler.firehose, and nothing less.
 func (a *Auth) Firehose(ctx context.Context, r *http.Request) Decision {
-	return a.stats.decided(SurfaceFirehose, a.firehose(ctx, r))
+	d := a.about(a.firehose(ctx, r), Token(r), a.firehose, "firehose")
+	return a.stats.decided(SurfaceFirehose, d)
 }
 
 func (a *Auth) firehose(ctx context.Context, r *http.Request) Decision {
@@ -24,7 +25,7 @@ func (a *Auth) firehose(ctx context.Context, r *http.Request) Decision {
 	switch {
 	case err != nil:
 		return refuseFirehose(refusal(ctx, err), "invalid authorization")
-	case !id.has(scopeFirehose):
+	case !id.readsFirehose():
 		return refuseFirehose(NoScope, "invalid authorization")
 	}
 	return allow(id)
@@ -40,28 +41,51 @@ func refuseFirehose(why Reason, text string) Decision {
 // App decides about /apps/{guid}/stream, /recentlogs and /containermetrics
 // (protocol/03 section 4).
 func (a *Auth) App(ctx context.Context, r *http.Request, guid string) Decision {
-	return a.stats.decided(SurfaceApp, a.appLogs(ctx, r, guid))
+	decide := func(ctx context.Context, r *http.Request) Decision { return a.appLogs(ctx, r, guid) }
+	return a.stats.decided(SurfaceApp, a.about(decide(ctx, r), Token(r), decide, "app", guid))
 }
 
 func (a *Auth) appLogs(ctx context.Context, r *http.Request, guid string) Decision {
 	if a.cfg.Disabled {
 		return allow(Identity{})
 	}
-	if !isGUID(guid) {
-		return Decision{Reason: InvalidID, Status: http.StatusUnauthorized}
-	}
 	token := Token(r)
-	if token == "" {
+	id, known, err := a.bearer(ctx, token)
+	switch {
+	case id.Grants == nil && !isGUID(guid):
+		return Decision{Reason: InvalidID, Status: http.StatusUnauthorized}
+	case token == "":
 		return refuseApp(NoToken)
+	case err != nil:
+		return refuseApp(refusal(ctx, err))
+	case id.Grants != nil && !id.Grants.has(guid):
+		return refuseApp(NotFound)
+	case id.Grants != nil:
+		return allow(id)
 	}
-	status, err := a.logAccess(ctx, token, guid)
+	status, err := a.logAccess(knownAs(ctx, id), token, guid)
 	if err != nil {
 		return refuseApp(refusal(ctx, err))
 	}
 	if why := statusReason(status); why != Allowed {
 		return refuseApp(why)
 	}
-	return allow(claimedIdentity(token)) // Cloud Controller takes the token for good
+	if !known {
+		id = claimedIdentity(token) // Cloud Controller takes the token for good
+	}
+	return allow(id)
+}
+
+// bearer is who sends a token, as far as that can be told without asking UAA about
+// it. It has Grants when no other can speak for Cloud Controller's apps.
+func (a *Auth) bearer(ctx context.Context, token string) (id Identity, known bool, err error) {
+	switch {
+	case token != "":
+		return a.locally(ctx, bare(token))
+	case a.inside == nil:
+		return Identity{Grants: nothing}, false, nil
+	}
+	return Identity{}, false, nil
 }
 
 func refuseApp(why Reason) Decision {

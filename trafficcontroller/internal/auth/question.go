@@ -19,11 +19,12 @@ var errBusy = fmt.Errorf("%d questions to UAA and Cloud Controller are under way
 // until the time it returns; the zero time keeps nothing, nor does an error.
 func ask[T any](ctx context.Context, a *Auth, k key, get func(context.Context) (T, time.Time, error)) (T, error) {
 	var none T
-	if v, ok := a.cache.get(k); ok {
+	if v, ok := a.cache.get(k, oldest(ctx)); ok {
 		return v.(T), nil
 	}
+	from := oldest(ctx)
 	done := a.flight.DoChan(string(k[:]), func() (any, error) {
-		if v, ok := a.cache.get(k); ok { // answered since the look above
+		if v, ok := a.cache.get(k, from); ok { // answered since the look above
 			return v, nil
 		}
 		select {

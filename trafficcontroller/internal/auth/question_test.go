@@ -201,21 +201,21 @@ func TestCacheIsBounded(t *testing.T) {
 			c.put(keyOf(fmt.Sprint(i)), i, time.Now().Add(time.Minute))
 		}
 		for i := range 10 {
-			if _, ok := c.get(keyOf(fmt.Sprint(i))); ok != (i >= 7) {
+			if _, ok := c.get(keyOf(fmt.Sprint(i)), time.Time{}); ok != (i >= 7) {
 				t.Errorf("%d is kept: %v", i, ok)
 			}
 		}
 		c.put(keyOf("9"), "new", time.Now().Add(time.Hour)) // replaces
 		time.Sleep(2 * time.Minute)
 		c.put(keyOf("10"), 10, time.Now().Add(time.Hour)) // clears what has ended
-		if v, ok := c.get(keyOf("9")); !ok || v != "new" {
+		if v, ok := c.get(keyOf("9"), time.Time{}); !ok || v != "new" {
 			t.Errorf("the replaced answer is %v %v", v, ok)
 		}
 		if n, hits := c.size(); n != 2 || hits != 4 || c.order.Len() != 2 {
 			t.Errorf("%d entries, %d in order, %d hits", n, c.order.Len(), hits)
 		}
 		c.put(keyOf("9"), "ended", time.Now())
-		if _, ok := c.get(keyOf("9")); ok {
+		if _, ok := c.get(keyOf("9"), time.Time{}); ok {
 			t.Error("an answer that had ended was kept")
 		}
 	})
@@ -258,13 +258,12 @@ func TestYesIsKeptNoIsNot(t *testing.T) {
 func TestVerifierInFront(t *testing.T) {
 	o, cfg := newOutside(t)
 	a := newAuth(t, cfg)
-	a.UseVerifier(func(next Verifier) Verifier {
-		return stub(func(ctx context.Context, token string) (Identity, error) {
-			if token == "local" {
-				return Identity{UserID: "l", Scopes: []string{"doppler.firehose"}}, nil
-			}
-			return next.Verify(ctx, token)
-		})
+	next := a.verifier
+	a.verifier = stub(func(ctx context.Context, token string) (Identity, error) {
+		if token == "local" {
+			return Identity{UserID: "l", Scopes: []string{"doppler.firehose"}}, nil
+		}
+		return next.Verify(ctx, token)
 	})
 	if d := a.Firehose(t.Context(), request("bearer local")); !d.Allowed() || d.Identity.UserID != "l" || len(o.asked()) != 0 {
 		t.Errorf("%+v, asked %q", d, o.asked())

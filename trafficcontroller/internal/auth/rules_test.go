@@ -43,13 +43,24 @@ func TestTokenOfACookieSetHere(t *testing.T) {
 	}
 }
 
-func TestCookieWithControlCharactersIsNotPassedOn(t *testing.T) {
+func TestCookieWithControlCharactersIsNoToken(t *testing.T) {
 	o, cfg := newOutside(t)
+	cfg.CacheFor = time.Minute
 	a := newAuth(t, cfg)
-	r := httptest.NewRequest(http.MethodGet, "/", nil)
-	r.Header.Set("Cookie", "authorization=bearer%20a%0d%0aX-Admin:%201")
-	if d := a.App(t.Context(), r, app); d.Reason != InvalidToken || d.Status != 401 || len(o.asked()) != 0 {
-		t.Errorf("%+v, asked %q", d, o.asked())
+	o.set(uaaOf(drop), says(200, ""))
+	good := token(t, nil)
+	if d := a.App(t.Context(), request("bearer "+good), app); !d.Allowed() {
+		t.Fatalf("%+v", d)
+	}
+	asked := len(o.asked())
+	for _, cookie := range []string{"bearer%20a%0d%0aX-Admin:%201", "bearer%20" + good + "%0a", "bearer%20" + good[:9] + "%0a" + good[9:]} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Cookie", "authorization="+cookie)
+		for _, d := range []Decision{a.App(t.Context(), r, app), a.Firehose(t.Context(), r)} {
+			if d.Reason != NoToken || d.Status != 401 || len(o.asked()) != asked {
+				t.Errorf("%q: %+v, asked %q", cookie, d, o.asked())
+			}
+		}
 	}
 }
 
@@ -81,6 +92,18 @@ func TestBare(t *testing.T) {
 		"bearer a": "a", "BEARER  a ": "a", "Bearer a b": "a b", "a": "a", "": "", "bearer": "", "basic a": "basic a",
 	} {
 		if got := bare(given); got != want {
+			t.Errorf("%q gives %q, want %q", given, got, want)
+		}
+	}
+}
+
+func TestInAnyCase(t *testing.T) {
+	for given, want := range map[string]string{
+		"bearer a": "bearer a", "BEARER a": "bearer a", "Bearer  a b": "bearer  a b", "a": "a", "": "", "Bearer": "Bearer",
+		"Bearera b": "Bearera b", "Basic a": "Basic a", "bEaReR ": "bearer ",
+	} {
+		r := request(given)
+		if got := InAnyCase(r).Header.Get("Authorization"); got != want || r.Header.Get("Authorization") != given {
 			t.Errorf("%q gives %q, want %q", given, got, want)
 		}
 	}
@@ -282,4 +305,64 @@ func FuzzPage(f *testing.F) {
 			t.Errorf("leads to %q", next)
 		}
 	})
+}
+
+// TestWithoutPublicAPI has the internal API asked about apps, and names and lists
+// be for admins.
+func TestWithoutPublicAPI(t *testing.T) {
+	o, cfg := newOutside(t)
+	cfg.CCExternalAddr = ""
+	o.set(says(200, scope("cloud_controller.read")), says(200, "{}"))
+	a := newAuth(t, cfg)
+	if d := a.LogCache(t.Context(), request("bearer t"), app); !d.Allowed() || count(o.asked(), "/internal/v4/log_access/"+app) != 1 {
+		t.Errorf("%+v, asked %q", d, o.asked())
+	}
+	if d, _ := a.LogCacheMeta(t.Context(), request("bearer t")); d.Reason != Outage {
+		t.Errorf("a list: %+v", d)
+	}
+	o.set(says(200, scope("cloud_controller.read")), says(404, ""))
+	if d := a.LogCache(t.Context(), request("bearer t"), other); d.Reason != NotFound {
+		t.Errorf("another's app: %+v", d)
+	}
+}
+
+func TestValidateOneWayIsEnough(t *testing.T) {
+	with := func(change func(*Config)) *Config {
+		c := DefaultConfig()
+		change(&c)
+		return &c
+	}
+	provider := OIDCConfig{Issuer: "https://id.example.com/realm", Audiences: []string{"a"}, UserClaim: "sub", SourcesClaim: "sources"}
+	for _, c := range []struct {
+		name   string
+		cfg    *Config
+		faults string // flags, with spaces between
+	}{
+		{"nothing", with(func(*Config) {}), "uaa-addr cc-addr uaa-client-secret cc-tls-cert"},
+		{"disabled", with(func(c *Config) { c.Disabled = true }), ""},
+		{"static", with(func(c *Config) { c.StaticTokens = "f" }), ""},
+		{"a provider", with(func(c *Config) { c.OIDC = provider }), ""},
+		{"half of the platform", with(func(c *Config) { c.StaticTokens = "f"; c.UAAAddr = "https://uaa" }), "cc-addr uaa-client-secret"},
+		{"no TLS", with(func(c *Config) { c.OIDC = provider; c.OIDC.Issuer = "http://x" }), "oidc-issuer"},
+		{"no audience", with(func(c *Config) { c.OIDC = provider; c.OIDC.Audiences = nil }), "oidc-audience"},
+		{"no user", with(func(c *Config) { c.OIDC = provider; c.OIDC.UserClaim = "" }), "oidc-user-claim"},
+		{"nothing granted", with(func(c *Config) { c.OIDC = provider; c.OIDC.SourcesClaim = "" }), "oidc-grant"},
+		{"a bad grant", with(func(c *Config) { c.OIDC = provider; c.OIDC.Grants = []string{"x"} }), "oidc-grant"},
+		{"a grant of nothing", with(func(c *Config) { c.OIDC = provider; c.OIDC.Grants = []string{"x="} }), "oidc-grant"},
+		{"no provider", with(func(c *Config) {
+			c.StaticTokens, c.OIDC.Grants, c.OIDC.CA, c.OIDC.SourcesClaim = "f", []string{"x=y"}, "f", "x"
+		}), "oidc-grant oidc-ca oidc-sources-claim"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := c.cfg.Validate()
+			if (err == nil) != (c.faults == "") {
+				t.Fatalf("%v, want faults of %q", err, c.faults)
+			}
+			for flag := range strings.FieldsSeq(c.faults) {
+				if !strings.Contains(err.Error(), flag) {
+					t.Errorf("%v says nothing of %s", err, flag)
+				}
+			}
+		})
+	}
 }

@@ -17,12 +17,17 @@ const (
 	CallServiceInstance
 	CallApps
 	CallServiceInstances
+	CallTokenKeys
+	CallIssuer
+	CallOIDCKeys
+	CallOIDCDiscovery
 	calls
 )
 
 func (c Call) String() string {
 	return [...]string{
 		"uaa_check_token", "cc_log_access", "cc_app", "cc_service_instance", "cc_apps", "cc_service_instances",
+		"uaa_token_keys", "uaa_issuer", "oidc_keys", "oidc_discovery",
 	}[c]
 }
 
@@ -35,6 +40,14 @@ type Stats struct {
 	// CacheHits counts answers that were recalled; CacheEntries are held now.
 	CacheHits    uint64
 	CacheEntries int
+	// Local counts verifications of tokens here by result; every result is there.
+	Local []LocalCount
+}
+
+// LocalCount counts the verifications that ended in one way.
+type LocalCount struct {
+	Result string
+	Count  uint64
 }
 
 // DecisionCount counts the decisions of one surface for one reason.
@@ -55,6 +68,7 @@ type CallStats struct {
 // counters is what Stats is made from.
 type counters struct {
 	decisions [surfaces][reasons]atomic.Uint64
+	results   [localResults]atomic.Uint64
 	calls     [calls]struct {
 		count, failed atomic.Uint64
 		last          atomic.Int64
@@ -67,6 +81,9 @@ func (c *counters) decided(s Surface, d Decision) Decision {
 	c.decisions[s][d.Reason].Add(1)
 	return d
 }
+
+// local counts a token that was looked at here.
+func (c *counters) local(r localResult) { c.results[r].Add(1) }
 
 func (c *counters) called(which Call, took time.Duration, failed bool) {
 	call := &c.calls[which]
@@ -88,6 +105,9 @@ func (a *Auth) Stats() Stats {
 	for which := range calls {
 		c := &a.stats.calls[which]
 		s.Calls = append(s.Calls, CallStats{which, c.count.Load(), c.failed.Load(), time.Duration(c.last.Load())})
+	}
+	for r := range localResults {
+		s.Local = append(s.Local, LocalCount{r.String(), a.stats.results[r].Load()})
 	}
 	s.CacheEntries, s.CacheHits = a.cache.size()
 	return s

@@ -12,7 +12,8 @@ import (
 
 // Token is the token of a request on the old paths, with its scheme word if it
 // has one: the Authorization header, else the cookie "authorization",
-// query-unescaped. "" if there is none, or the cookie cannot be read.
+// query-unescaped. "" if there is none, or the cookie cannot be read or has
+// control characters.
 func Token(r *http.Request) string {
 	if token := r.Header.Get("Authorization"); token != "" {
 		return token
@@ -22,7 +23,7 @@ func Token(r *http.Request) string {
 		return ""
 	}
 	token, err := url.QueryUnescape(cookie.Value)
-	if err != nil {
+	if err != nil || !sendable(token) {
 		return ""
 	}
 	return token
@@ -35,6 +36,18 @@ func bare(token string) string {
 		token = strings.TrimSpace(token[len("bearer"):])
 	}
 	return token
+}
+
+// InAnyCase is a request whose scheme word may be written in any case, as RFC 9110
+// (11.1) has it: the old Firehose takes "bearer " only.
+func InAnyCase(r *http.Request) *http.Request {
+	scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || scheme == "bearer" || !strings.EqualFold(scheme, "bearer") {
+		return r
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "bearer "+token)
+	return r
 }
 
 // sendable tells whether a token can be passed on as a header: one from a

@@ -19,9 +19,31 @@ var ErrInvalidToken = errors.New("the token is not valid")
 // uaaVerifier asks UAA's check_token (protocol/05 section 8).
 type uaaVerifier struct{ a *Auth }
 
-// Verify asks UAA, or recalls what it said. The error wraps ErrInvalidToken
-// when UAA answered so, in JSON.
+// Verify tells by UAA's keys, or asks UAA, or recalls what it said. The error
+// wraps ErrInvalidToken when the token is bad by what it says, or UAA answered
+// so, in JSON.
 func (u uaaVerifier) Verify(ctx context.Context, token string) (Identity, error) {
+	id, known, err := u.VerifyLocally(ctx, token)
+	if known && (err != nil || !isAfresh(ctx)) {
+		return id, err
+	}
+	asked, err := u.check(ctx, token)
+	if isInvalid(err) && u.a.local != nil {
+		u.a.local.deny(token, known)
+	}
+	return asked, err
+}
+
+// VerifyLocally tells by UAA's keys, if it can.
+func (u uaaVerifier) VerifyLocally(ctx context.Context, token string) (id Identity, known bool, err error) {
+	if u.a.local == nil {
+		return Identity{}, false, nil
+	}
+	return u.a.local.verify(ctx, token)
+}
+
+// check asks UAA, or recalls what it said.
+func (u uaaVerifier) check(ctx context.Context, token string) (Identity, error) {
 	return ask(ctx, u.a, keyOf("check_token", token), func(ctx context.Context) (Identity, time.Time, error) {
 		id, err := u.a.checkToken(ctx, token)
 		return id, u.a.keepUntil(token, id.Expires), err
@@ -48,6 +70,7 @@ func (a *Auth) checkToken(ctx context.Context, token string) (Identity, error) {
 	})
 	if err == nil && invalid {
 		err = ErrInvalidToken
+		a.cache.forget(keyOf("check_token", token))
 	}
 	return id, err
 }
@@ -73,7 +96,7 @@ func readCheck(resp *http.Response) (id Identity, invalid bool, err error) {
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return Identity{said.UserID, said.ClientID, said.Scope, said.Exp}, false, nil
+		return Identity{UserID: said.UserID, ClientID: said.ClientID, Scopes: said.Scope, Expires: said.Exp}, false, nil
 	case http.StatusBadRequest:
 		return Identity{}, true, nil
 	case http.StatusUnauthorized:
@@ -88,7 +111,19 @@ func (i Identity) has(scopes ...string) bool {
 }
 
 // isAdmin tells whether every source may be read, except on the old paths.
-func (i Identity) isAdmin() bool { return i.has(scopeFirehose, scopeAdmin) }
+func (i Identity) isAdmin() bool {
+	if i.Grants != nil {
+		return i.Grants.all
+	}
+	return i.has(scopeFirehose, scopeAdmin)
+}
+
+func (i Identity) readsFirehose() bool {
+	if i.Grants != nil {
+		return i.Grants.all
+	}
+	return i.has(scopeFirehose)
+}
 
 const (
 	scopeFirehose = "doppler.firehose"

@@ -176,6 +176,7 @@ type spec struct {
 	fin     *streampb.Fin
 	hello   *streampb.Hello
 	beat    *streampb.Heartbeat
+	access  *streampb.Access
 	live    *streampb.Watching // history is over
 	old     bool               // in the old framing
 	source  string             // whose lines tell gaps there
@@ -191,7 +192,7 @@ func (m *maker) make(s *spec, h holders) (*frame, error) {
 	}
 	m.batch.Reset()
 	b := &m.batch
-	b.Gaps, b.Hello, b.Heartbeat = s.gaps, s.hello, s.beat
+	b.Gaps, b.Hello, b.Heartbeat, b.Access = s.gaps, s.hello, s.beat, s.access
 	if s.fin != nil {
 		b.Fins = []*streampb.Fin{s.fin}
 	}
@@ -239,7 +240,7 @@ func (m *maker) frame(s *spec, h holders, size int) *frame {
 	if f.count > 0 {
 		f.made = m.now().UnixNano()
 	}
-	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
+	f.pinned = s.fin != nil || s.hello != nil || s.access != nil || s.live != nil
 	for _, g := range s.gaps {
 		// Without a place nothing else would make up for it.
 		f.pinned = f.pinned || (g.GetPrecision() != streampb.Gap_EXACT || !s.placed) && len(s.records) == 0

@@ -141,6 +141,23 @@ func (t *Tail) wanted() int {
 	return t.limit
 }
 
+// Tell says how long the client's token is good for, unless it is of the old
+// framing. It does not wait.
+func (t *Tail) Tell(a *streampb.Access) {
+	t.hub.mu.Lock()
+	defer t.hub.mu.Unlock()
+	if t.closed || t.options.Old {
+		return
+	}
+	f, err := t.hub.maker.make(&spec{access: a}, t)
+	if err != nil {
+		t.hub.log.Error("frame for a tail", "error", err)
+		return
+	}
+	t.enqueue(f)
+	f.release()
+}
+
 // eachTail makes the tail the only holder of its own frames.
 func (t *Tail) eachTail(visit func(*Tail)) { visit(t) }
 

@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -13,11 +14,11 @@ import (
 // Config is what a Gateway needs. Every field has to be set.
 type Config struct {
 	// Allow tells whether the request may read these sources, all of them if
-	// there is none, and who asks, if that is known; if not, it has answered.
-	Allow func(w http.ResponseWriter, r *http.Request, sources []string) (user string, ok bool)
-	// Admit counts a new stream until dismiss is called, or says why none can
-	// be served now.
-	Admit func() (dismiss func(), err error)
+	// there is none, and with whose leave; if not, it has answered.
+	Allow func(w http.ResponseWriter, r *http.Request, sources []string) (leave any, ok bool)
+	// Admit counts a new stream of who has leave until dismiss is called, or says
+	// why none can be served now; ErrOverLimit is told as such.
+	Admit func(r *http.Request, leave any) (dismiss func(), err error)
 	// Open has conn written to until it is closed; closed is called then.
 	Open func(conn *Conn, q Query, closed func()) error
 
@@ -30,6 +31,9 @@ const (
 	DefaultHeartbeat     = 15 * time.Second
 	DefaultStreamTimeout = 14 * time.Minute
 )
+
+// ErrOverLimit says that a user or an address has as many streams as it may.
+var ErrOverLimit = errors.New("over a limit")
 
 // Gateway answers requests. It is an http.Handler.
 type Gateway struct{ cfg Config }
@@ -45,13 +49,14 @@ type refusal struct {
 
 // The refusals of protocol/04.
 var (
-	notAllowed    = refusal{http.StatusMethodNotAllowed, `{"message":"method not allowed","error":"method_not_allowed"}`}
-	emptyQuery    = refusal{http.StatusBadRequest, `{"message":"query cannot be empty","error":"empty_query"}`}
-	missingType   = refusal{http.StatusBadRequest, `{"message":"query must provide at least one envelope type","error":"missing_envelope_type"}`}
-	unavailable   = refusal{http.StatusServiceUnavailable, `{"message":"streaming is temporarily unavailable","error":"streaming_unavailable"}`}
-	unsupported   = refusal{http.StatusInternalServerError, `{"message":"request does not support streaming","error":"streaming_unsupported"}`}
-	tooManyParts  = refusal{http.StatusBadRequest, `{"message":"query selects in more than 10000 ways","error":"too_many_selectors"}`}
-	tooLongValues = refusal{http.StatusBadRequest, `{"message":"a value of the query has more than 1024 bytes","error":"value_too_long"}`}
+	notAllowed     = refusal{http.StatusMethodNotAllowed, `{"message":"method not allowed","error":"method_not_allowed"}`}
+	emptyQuery     = refusal{http.StatusBadRequest, `{"message":"query cannot be empty","error":"empty_query"}`}
+	missingType    = refusal{http.StatusBadRequest, `{"message":"query must provide at least one envelope type","error":"missing_envelope_type"}`}
+	unavailable    = refusal{http.StatusServiceUnavailable, `{"message":"streaming is temporarily unavailable","error":"streaming_unavailable"}`}
+	tooManyStreams = refusal{http.StatusTooManyRequests, `{"message":"this user or address has as many streams as it may","error":"too_many_streams"}`}
+	unsupported    = refusal{http.StatusInternalServerError, `{"message":"request does not support streaming","error":"streaming_unsupported"}`}
+	tooManyParts   = refusal{http.StatusBadRequest, `{"message":"query selects in more than 10000 ways","error":"too_many_selectors"}`}
+	tooLongValues  = refusal{http.StatusBadRequest, `{"message":"a value of the query has more than 1024 bytes","error":"value_too_long"}`}
 )
 
 func (f refusal) answer(w http.ResponseWriter) { http.Error(w, f.body+"\n", f.status) }
@@ -59,20 +64,24 @@ func (f refusal) answer(w http.ResponseWriter) { http.Error(w, f.body+"\n", f.st
 // ServeHTTP streams until the client leaves or has to come back.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := r.URL.Query()
-	user, ok := g.cfg.Allow(w, r, v["source_id"])
+	leave, ok := g.cfg.Allow(w, r, v["source_id"])
 	if !ok {
 		return
 	}
 	q, bad := parse(r, v)
-	q.User = user
+	q.Leave = leave
 	if bad != nil {
 		bad.answer(w)
 		return
 	}
-	dismiss, err := g.cfg.Admit()
+	dismiss, err := g.cfg.Admit(r, leave)
 	if err != nil {
 		w.Header().Set("Retry-After", "5")
-		unavailable.answer(w)
+		if errors.Is(err, ErrOverLimit) {
+			tooManyStreams.answer(w)
+		} else {
+			unavailable.answer(w)
+		}
 		return
 	}
 	defer dismiss()

@@ -41,13 +41,13 @@ type stage struct {
 func newStage(t *testing.T, heartbeat, timeout time.Duration) *stage {
 	s := &stage{t: t, opened: make(chan *Conn, 10), queries: make(chan Query, 10)}
 	g := New(Config{
-		Allow: func(w http.ResponseWriter, _ *http.Request, _ []string) (string, bool) {
+		Allow: func(w http.ResponseWriter, _ *http.Request, _ []string) (any, bool) {
 			if s.forbid {
 				w.WriteHeader(http.StatusNotFound)
 			}
 			return "", !s.forbid
 		},
-		Admit: func() (func(), error) { return func() {}, s.refuse },
+		Admit: func(*http.Request, any) (func(), error) { return func() {}, s.refuse },
 		Open: func(c *Conn, q Query, closed func()) error {
 			s.opened <- c
 			s.queries <- q

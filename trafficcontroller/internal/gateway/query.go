@@ -19,7 +19,7 @@ type Query struct {
 	DeterministicName string
 	Selectors         []string // as a Doppler takes them; at least one
 	Request           *http.Request
-	User              string // who asks, if that is known
+	Leave             any // what Config.Allow has returned
 }
 
 func parse(r *http.Request, v url.Values) (q Query, bad *refusal) {

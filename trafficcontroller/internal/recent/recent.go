@@ -22,7 +22,7 @@ import (
 // Config is what New needs. Every field has to be set.
 type Config struct {
 	// Allow tells whether the request may read an app; if not, it has answered.
-	Allow func(w http.ResponseWriter, r *http.Request, app string) (user string, ok bool)
+	Allow func(w http.ResponseWriter, r *http.Request, app string) (ok bool)
 	// Ask asks every Doppler for a history and returns the bodies of those that
 	// answered in time, and how many there are.
 	Ask func(ctx context.Context, app string, query url.Values) (answers [][]byte, dopplers int)
@@ -84,7 +84,7 @@ type old struct {
 // newest asks the Dopplers and puts together what they say, newest first.
 func (s *Reads) newest(w http.ResponseWriter, r *http.Request, class envelope.Class, limit int, since int64) (list []old, ok bool) {
 	app := r.PathValue("id")
-	if _, ok := s.cfg.Allow(w, r, app); !ok {
+	if !s.cfg.Allow(w, r, app) {
 		return nil, false
 	}
 	q := url.Values{"class": {class.String()}, "limit": {strconv.Itoa(max(limit, 1))}}

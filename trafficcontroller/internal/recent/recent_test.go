@@ -58,11 +58,11 @@ type stage struct {
 func (s *stage) get(t *testing.T, path string) *http.Response {
 	t.Helper()
 	reads := New(Config{
-		Allow: func(w http.ResponseWriter, _ *http.Request, _ string) (string, bool) {
+		Allow: func(w http.ResponseWriter, _ *http.Request, _ string) bool {
 			if s.forbid {
 				w.WriteHeader(http.StatusNotFound)
 			}
-			return "", !s.forbid
+			return !s.forbid
 		},
 		Ask: func(_ context.Context, _ string, q url.Values) ([][]byte, int) {
 			s.query = q

@@ -85,6 +85,17 @@ func (c *Client) hello(clients int) error {
 	return nil
 }
 
+// Tell says how long the client's token is good for. It does not wait, and says
+// nothing to a client of another framing.
+func (c *Client) Tell(a *streampb.Access) {
+	if c.options.Framing != nil {
+		return
+	}
+	if b, err := metaBuffer(&streampb.Batch{Access: a}); err == nil {
+		c.push(item{buf: b})
+	}
+}
+
 // push queues a message; it owns the buffer. What the socket takes at once is
 // written here and now: to wake the writer would cost more. It does not wait.
 func (c *Client) push(i item) {
@@ -288,14 +299,27 @@ func (c *Client) readLoop() error {
 			buf.Release()
 			return &clientError{err.Error()}
 		}
-		ack := msg.GetAck()
-		if ack == nil {
-			buf.Release()
-			return &clientError{"a Firehose client sends Ack only"}
-		}
-		c.ack(ack.GetDoppler(), buf.Bytes())
+		err = c.control(msg, buf.Bytes())
 		buf.Release()
+		if err != nil {
+			return err
+		}
 	}
+}
+
+// control does what the client says in msg, of which raw is the encoding.
+func (c *Client) control(msg *streampb.Control, raw []byte) error {
+	switch m := msg.GetMessage().(type) {
+	case *streampb.Control_Ack:
+		c.ack(m.Ack.GetDoppler(), raw)
+	case *streampb.Control_Token:
+		if c.options.Token != nil {
+			c.options.Token(c, m.Token.GetToken())
+		}
+	default:
+		return &clientError{"a Firehose client sends Ack and Token only"}
+	}
+	return nil
 }
 
 // ack passes an Ack on to the member of its Doppler. Without one it is lost,

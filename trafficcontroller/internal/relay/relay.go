@@ -108,6 +108,10 @@ type Options struct {
 	Slow         slow.Policy
 	Who          slow.Who // for views
 	Remote       string   // told to the Dopplers
+	// Access, if set, is told after hello; Token is given each token that the
+	// client sends, and must not wait. Nil: it may send none.
+	Access *streampb.Access
+	Token  func(c *Client, token string)
 	// Closed is called once, when the client is gone.
 	Closed func(Row, error)
 }
@@ -152,6 +156,9 @@ func (r *Relay) Open(conn Conn, o Options) error {
 	if o.Framing == nil {
 		if err := c.hello(len(r.clients)); err != nil {
 			return err
+		}
+		if o.Access != nil {
+			c.Tell(o.Access)
 		}
 	}
 	r.clients[c] = struct{}{}

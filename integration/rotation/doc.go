@@ -1,0 +1,3 @@
+// Package rotation has a black-box test of certificates that are replaced while
+// everything runs.
+package rotation
