@@ -476,6 +476,35 @@ func TestLateAckSettlesNoGap(t *testing.T) {
 	}
 }
 
+// An ack of all that was given up settles the gap, although its client may not
+// have been told: it has the envelopes. They stay counted as dropped.
+func TestLateAckOfWhatWasGivenUp(t *testing.T) {
+	w := forgetful(t)
+	g := NewGroup(w.log, Filter{{Mask: envelope.AllClasses, Sources: []string{"s"}}}, Config{}, Start{})
+	defer g.Close()
+	m := g.Join(w.now, true)
+	w.logs("s", 2)
+	had, _, _ := g.Next(w.now, m)
+	had.Release()
+	w.churn("other")
+	g.Leave(m)
+
+	m = g.Join(w.now, true)
+	if told, _, _ := g.Next(w.now, m); len(told.Gaps) != 1 || told.Gaps[0].Count != 2 {
+		t.Fatalf("told %s", show(told.Gaps))
+	}
+	g.Ack(w.now, m, had.First, had.First+1)
+	g.Leave(m)
+
+	m = g.Join(w.now, true)
+	if again, status, _ := g.Next(w.now, m); status != Idle {
+		t.Errorf("status %v, told %s", status, show(again.Gaps))
+	}
+	if a := g.Account(); a.Dropped != 2 || a.Acked != 0 || !g.Drained() {
+		t.Errorf("account %+v, drained %v", a, g.Drained())
+	}
+}
+
 // Gaps that are told stay as they were told.
 func TestToldGapsDoNotGrow(t *testing.T) {
 	w := forgetful(t)
