@@ -1,13 +1,10 @@
 package secrets
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -73,70 +70,6 @@ func TestOneLineForEachStream(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestBehindAProxy has a load balancer that does not look into TLS say for whom it
-// connects.
-func TestBehindAProxy(t *testing.T) {
-	ctx := blackbox.Deadline(t)
-	cf := platform(ctx, t)
-	certs, trust := secured(t)
-	p := blackbox.Start(t, pipeline.Config{Dopplers: 1, Controllers: 1, Access: cf.Access(), Certs: certs})
-	c, err := p.AddController(ctx, "--proxy-protocol", "--trusted-proxy", "127.0.0.1/32")
-	if err != nil {
-		t.Fatal(err)
-	}
-	token := issue(ctx, t, cf, "nora", fakecf.JWT)
-	v2 := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + "\xcb\x00\x71\x08" + "\x7f\x00\x00\x01" + "\x12\x68\x01\xbb"
-	for _, test := range []struct{ name, header, remote string }{
-		{"version 1", "PROXY TCP4 203.0.113.7 127.0.0.1 4711 443\r\n", "203.0.113.7:4711"},
-		{"version 2", v2, "203.0.113.8:4712"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			path := "/firehose/" + strings.ReplaceAll(test.name, " ", "-")
-			answer := throughProxy(ctx, t, c.Addrs[pipeline.Public], test.header, trust, path, token)
-			if answer.StatusCode != http.StatusSwitchingProtocols || answer.Header.Get("Strict-Transport-Security") == "" {
-				t.Errorf("%s, %v", answer.Status, answer.Header)
-			}
-			blackbox.Poll(ctx, t, "the line about the stream", func() bool { return len(linesAbout(t, c.Log(), path)) == 1 })
-			if l := linesAbout(t, c.Log(), path)[0]; l.Remote != test.remote || l.User != "nora" {
-				t.Errorf("%+v", l)
-			}
-		})
-	}
-}
-
-// throughProxy opens a WebSocket behind a header, and leaves.
-func throughProxy(ctx context.Context, t *testing.T, addr, header string, trust *tls.Config, path, token string) *http.Response {
-	t.Helper()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, header); err != nil {
-		t.Fatal(err)
-	}
-	secure := tls.Client(conn, trust)
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string]string{
-		"Authorization": "bearer " + token, "Connection": "Upgrade", "Upgrade": "websocket",
-		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": stream.Subprotocol,
-	} {
-		r.Header.Set(name, value)
-	}
-	if err := r.Write(secure); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := http.ReadResponse(bufio.NewReader(secure), r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = answer.Body.Close()
-	return answer
 }
 
 func linesAbout(t *testing.T, log, path string) (said []line) {
