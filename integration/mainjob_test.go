@@ -2,9 +2,7 @@ package integration
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -89,34 +87,7 @@ func TestMainJob(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for name, path := range map[string]string{"file sink": sink, "tail": tailed} {
-		samePayloads(t, name, path, said)
-	}
-}
-
-// samePayloads checks that a file of JSON lines has exactly these payloads.
-func samePayloads(t *testing.T, name, path string, want []string) {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := 0
-	for line := range bytes.Lines(text) {
-		var envelope struct {
-			Log struct {
-				Payload string `json:"payload"`
-			} `json:"log"`
-		}
-		if err := json.Unmarshal(line, &envelope); err != nil {
-			t.Fatalf("%s: line %d: %v: %s", name, i, err, line)
-		}
-		if i >= len(want) || envelope.Log.Payload != want[i] {
-			t.Fatalf("%s: line %d is %q, not what the program said", name, i, envelope.Log.Payload)
-		}
-		i++
-	}
-	if i != len(want) {
-		t.Errorf("%s: %d lines, want %d", name, i, len(want))
+	for _, path := range []string{sink, tailed} {
+		blackbox.SamePayloads(t, path, len(said), func(i int) string { return said[i] })
 	}
 }

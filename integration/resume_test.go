@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/a1ea6966/loggregator/integration/blackbox"
 	"github.com/a1ea6966/loggregator/integration/breaker"
 	"github.com/a1ea6966/loggregator/integration/pipeline"
 	"github.com/a1ea6966/loggregator/integration/process"
@@ -85,5 +86,5 @@ func TestLogsGoOnAfterBreaks(t *testing.T) {
 	if t.Failed() {
 		t.Log(tail.Log())
 	}
-	samePayloads(t, "tail", tailed, said)
+	blackbox.SamePayloads(t, tailed, len(said), func(i int) string { return said[i] })
 }

@@ -3,7 +3,6 @@ package tokens
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -178,28 +177,7 @@ func count(t *testing.T, path string) int {
 // whole checks that a file has every line once, in order.
 func whole(t *testing.T, path string, n int) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := 0
-	for line := range bytes.Lines(text) {
-		var e struct {
-			Log struct {
-				Payload string `json:"payload"`
-			} `json:"log"`
-		}
-		if err := json.Unmarshal(line, &e); err != nil {
-			t.Fatalf("%s: %v: %s", path, err, line)
-		}
-		if want := fmt.Sprintf("line %d", i); e.Log.Payload != want {
-			t.Fatalf("%s: line %d is %q", path, i, line)
-		}
-		i++
-	}
-	if i != n {
-		t.Errorf("%s: %d lines of %d", path, i, n)
-	}
+	blackbox.SamePayloads(t, path, n, func(i int) string { return fmt.Sprintf("line %d", i) })
 }
 
 // Tokens end many times while a tail and a nozzle read on: nothing is lost, and no
