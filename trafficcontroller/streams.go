@@ -80,9 +80,13 @@ func (t *TrafficController) openTail(conn *stream.Conn, q api.TailQuery, done fu
 	}
 	t.tails.open[tail] = conn
 	hold := t.access.hold(q.Leave, conn)
-	if a := firstAccess(hold); a != nil {
-		tail.Tell(a)
+	tellEnd := func() {
+		if a := firstAccess(hold); a != nil {
+			tail.Tell(a)
+		}
 	}
+	tellEnd()
+	hold.OnEnd(tellEnd)
 	t.tails.wg.Add(1)
 	go func() {
 		defer t.tails.wg.Done()

@@ -137,6 +137,7 @@ func (f *Fake) checkToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	said := user.said()
+	said["iss"], said["aud"] = f.issuer(), []string{"cf"}
 	if token.Expires != 0 {
 		said["exp"] = token.Expires
 	}

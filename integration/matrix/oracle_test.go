@@ -256,10 +256,12 @@ func (c cell) mayApp(in verdict) verdict {
 
 func (c cell) mayNewApp(in verdict) verdict {
 	switch {
-	case strings.Contains(ids[c.app], "/"), c.app == "malformed":
+	case strings.Contains(ids[c.app], "/"):
 		return out("", http.StatusNotFound)
 	case c.sees() == none, c.local() == bad:
 		return out("Bearer", http.StatusUnauthorized)
+	case c.app == "malformed":
+		return out("", http.StatusNotFound)
 	}
 	switch c.logAccess(c.app) {
 	case yes:
@@ -274,13 +276,14 @@ func (c cell) mayNewApp(in verdict) verdict {
 
 const notFound = `{"message":"resource not found","error":"not_found"}` + "\n\n"
 
-// Everything wrong is one 404. What UAA does not know Cloud Controller may.
+// Everything wrong is one 404. What UAA does not know Cloud Controller may, but not
+// what UAA's keys say no to.
 func (c cell) mayRead(in verdict) verdict {
 	refuse := out("", http.StatusNotFound)
 	text := notFound
 	refuse.body = &text
 	said, scopes := c.identity()
-	if c.sees() == none || said == unclear {
+	if c.sees() == none || said == unclear || c.local() == bad {
 		return refuse
 	}
 	asked := []string{c.app}

@@ -26,8 +26,9 @@ type Auth struct {
 
 	cache  *cache
 	flight singleflight.Group
-	// slots holds a token for each question under way.
-	slots chan struct{}
+	// slots holds a token for each question under way, again for each of those
+	// about streams that live.
+	slots, again chan struct{}
 	// ctx is the life of questions, which may outlive the clients that ask.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -67,7 +68,7 @@ func New(cfg Config, log *slog.Logger) (*Auth, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("access control: %w", err)
 	}
-	a := &Auth{cfg: cfg, log: log, cache: newCache(cfg.CacheEntries), slots: make(chan struct{}, maxQuestions)}
+	a := &Auth{cfg: cfg, log: log, cache: newCache(cfg.CacheEntries), slots: make(chan struct{}, maxQuestions), again: make(chan struct{}, maxQuestions)}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	a.keeper = newKeeper(a, cfg.Recheck)
 	if cfg.Disabled {
@@ -100,8 +101,9 @@ func (a *Auth) Close() {
 	a.close.Do(func() {
 		a.cancel()
 		a.keeper.stop()
-		for range cap(a.slots) {
+		for range maxQuestions {
 			a.slots <- struct{}{}
+			a.again <- struct{}{}
 		}
 		for _, s := range a.services() {
 			if s != nil {

@@ -65,8 +65,9 @@ func (c *cache) get(k key, oldest time.Time) (any, bool) {
 	return e.value, true
 }
 
-// put keeps an answer until a time, which may be past.
-func (c *cache) put(k key, value any, until time.Time) {
+// put keeps an answer to what was asked at a time until another, which may be
+// past.
+func (c *cache) put(k key, value any, asked, until time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if el, ok := c.entries[k]; ok {
@@ -79,7 +80,7 @@ func (c *cache) put(k key, value any, until time.Time) {
 	for el := c.order.Front(); el != nil && (len(c.entries) >= c.limit || !now.Before(el.Value.(*entry).until)); el = c.order.Front() {
 		c.remove(el)
 	}
-	c.entries[k] = c.order.PushBack(&entry{k, value, now, until})
+	c.entries[k] = c.order.PushBack(&entry{k, value, asked, until})
 }
 
 // forget drops an answer, if it is there.

@@ -40,6 +40,9 @@ func (a *Auth) askStatus(ctx context.Context, k key, which Call, s *service, pat
 			}
 			return nil
 		})
+		if statusReason(status) == InvalidToken || statusReason(status) == NotFound {
+			a.cache.forget(k) // a yes from before
+		}
 		if status != http.StatusOK || err != nil {
 			return status, time.Time{}, err
 		}

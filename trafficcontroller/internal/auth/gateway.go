@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // MaxSources bounds the sources that somebody who is not an admin may name in
@@ -33,7 +35,7 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 	}
 	id, err := a.verifier.Verify(ctx, strings.TrimSpace(strings.TrimPrefix(authorization, "bearer")))
 	switch {
-	case err != nil && (id.Grants != nil || !errors.Is(err, ErrInvalidToken)):
+	case err != nil && (id.Grants != nil || isToldHere(err) || !errors.Is(err, ErrInvalidToken)):
 		return refuseRead(refusal(ctx, err))
 	case err == nil && id.isAdmin():
 		return allow(id)
@@ -44,28 +46,66 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 	}
 	ctx = knownAs(ctx, id)
 	// Even a token that UAA does not know: Cloud Controller decides.
-	if why := eachSource(sourceIDs, func(source string) Reason { return a.readable(ctx, id, authorization, source) }); why != Allowed {
+	if why := eachSource(ctx, sourceIDs, func(source string) Reason { return a.readable(ctx, id, authorization, source) }); why != Allowed {
 		return refuseRead(why)
 	}
 	return allow(id)
 }
 
 // eachSource returns the first reason that is not Allowed, in the order given.
-func eachSource(sources []string, check func(source string) Reason) Reason {
+func eachSource(ctx context.Context, sources []string, check func(source string) Reason) Reason {
 	if len(sources) > MaxSources {
 		return TooMany
 	}
-	checked := make(map[string]bool, len(sources))
+	sources = unique(sources)
+	if isAgain(ctx) {
+		return anySource(sources, check)
+	}
 	for _, source := range sources {
-		if checked[source] {
-			continue
-		}
-		checked[source] = true
 		if why := check(source); why != Allowed {
 			return why
 		}
 	}
 	return Allowed
+}
+
+// anySource asks about several sources at a time: a stream may be of many, and is
+// to be ended soon by the one that is withdrawn. A clear no counts more than the
+// lack of an answer about another source.
+func anySource(sources []string, check func(source string) Reason) (first Reason) {
+	reasons := make([]Reason, len(sources))
+	var g errgroup.Group
+	g.SetLimit(checksAtATime)
+	for i, source := range sources {
+		g.Go(func() error {
+			reasons[i] = check(source)
+			return nil
+		})
+	}
+	_ = g.Wait() // there is no error
+	first = Allowed
+	for _, why := range reasons {
+		if _, no := denied(why); no {
+			return why
+		}
+		if first == Allowed {
+			first = why
+		}
+	}
+	return first
+}
+
+// unique leaves out what was there before.
+func unique(list []string) []string {
+	seen := make(map[string]bool, len(list))
+	out := make([]string, 0, len(list))
+	for _, s := range list {
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // readable asks for log access, then for a service instance. The shape is

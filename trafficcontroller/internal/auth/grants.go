@@ -52,10 +52,10 @@ func (g *Grants) add(other *Grants) {
 	g.prefixes = append(g.prefixes, other.prefixes...)
 }
 
-// has tells whether a source may be read.
+// has tells whether a source may be read. Where no source is named all are meant.
 func (g *Grants) has(source string) bool {
-	if g.all {
-		return true
+	if g.all || source == "" {
+		return g.all
 	}
 	if _, ok := g.ids[source]; ok {
 		return true

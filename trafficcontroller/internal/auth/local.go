@@ -141,7 +141,7 @@ func (l *local) deny(token string, verified bool) {
 	if verified {
 		what = signedPart(token)
 	}
-	l.revoked.put(keyOf(what), nil, at.Add(l.auth.cfg.TokenSkew))
+	l.revoked.put(keyOf(what), nil, time.Now(), at.Add(l.auth.cfg.TokenSkew))
 }
 
 func (l *local) isRevoked(what string) bool {

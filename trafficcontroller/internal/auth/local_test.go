@@ -117,7 +117,7 @@ func TestLocalTokens(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a := newAuth(t, cfg)
-			o.set(uaaOf(says(200, scope("doppler.firehose"))), drop)
+			o.set(uaaOf(says(200, `{"scope":["doppler.firehose"],"user_id":"u","client_id":"c","aud":["doppler"]}`)), drop)
 			d := a.Firehose(t.Context(), request("bearer "+token(t, test.changed)))
 			asked := count(o.asked(), "/check_token") > 0
 			if d.Reason != test.reason || asked != test.asks || localCounts(a)[test.result] != 1 {

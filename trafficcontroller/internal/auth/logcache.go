@@ -14,7 +14,7 @@ import (
 // an empty body.
 func (a *Auth) LogCache(ctx context.Context, r *http.Request, sourceIDs ...string) Decision {
 	return a.stats.decided(SurfaceLogCache, a.logCache(ctx, r, func(ctx context.Context, id Identity, authorization string) Reason {
-		return eachSource(sourceIDs, func(source string) Reason { return a.visible(ctx, id, authorization, source) })
+		return eachSource(ctx, sourceIDs, func(source string) Reason { return a.visible(ctx, id, authorization, source) })
 	}))
 }
 
@@ -153,7 +153,7 @@ func (a *Auth) onlyVisible(ctx context.Context, id Identity, authorization strin
 	if admin {
 		return Allowed
 	}
-	return eachSource(names, func(name string) Reason {
+	return eachSource(ctx, names, func(name string) Reason {
 		var kept []string
 		first := Undecided
 		for _, source := range read[name] {

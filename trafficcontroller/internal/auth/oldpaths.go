@@ -53,7 +53,7 @@ func (a *Auth) appLogs(ctx context.Context, r *http.Request, guid string) Decisi
 	id, known, err := a.bearer(ctx, token)
 	switch {
 	case id.Grants == nil && !isGUID(guid):
-		return Decision{Reason: InvalidID, Status: http.StatusUnauthorized}
+		return Decision{Reason: whyNot(ctx, token, err), Status: http.StatusUnauthorized}
 	case token == "":
 		return refuseApp(NoToken)
 	case err != nil:
@@ -74,6 +74,18 @@ func (a *Auth) appLogs(ctx context.Context, r *http.Request, guid string) Decisi
 		id = claimedIdentity(token) // Cloud Controller takes the token for good
 	}
 	return allow(id)
+}
+
+// whyNot is why a source that no app can be is refused: for the token, if there is
+// something wrong with it.
+func whyNot(ctx context.Context, token string, err error) Reason {
+	switch {
+	case token == "":
+		return NoToken
+	case err != nil:
+		return refusal(ctx, err)
+	}
+	return InvalidID
 }
 
 // bearer is who sends a token, as far as that can be told without asking UAA about

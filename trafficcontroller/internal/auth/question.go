@@ -8,7 +8,9 @@ import (
 )
 
 // maxQuestions bounds the questions under way: one of a client that left runs
-// on, for others may have joined it, and UAA may take its time.
+// on, for others may have joined it, and UAA may take its time. Those about
+// streams that live have as many places of their own, and wait for one: whoever
+// asks to be let in cannot keep them from being asked.
 const maxQuestions = 1024
 
 var errBusy = fmt.Errorf("%d questions to UAA and Cloud Controller are under way, which is the limit", maxQuestions)
@@ -19,36 +21,72 @@ var errBusy = fmt.Errorf("%d questions to UAA and Cloud Controller are under way
 // until the time it returns; the zero time keeps nothing, nor does an error.
 func ask[T any](ctx context.Context, a *Auth, k key, get func(context.Context) (T, time.Time, error)) (T, error) {
 	var none T
-	if v, ok := a.cache.get(k, oldest(ctx)); ok {
-		return v.(T), nil
-	}
 	from := oldest(ctx)
-	done := a.flight.DoChan(string(k[:]), func() (any, error) {
-		if v, ok := a.cache.get(k, from); ok { // answered since the look above
-			return v, nil
+	for {
+		if v, ok := a.cache.get(k, from); ok {
+			return v.(T), nil
 		}
+		done := a.flight.DoChan(string(k[:]), func() (any, error) { return asking(a, k, from, get) })
 		select {
-		case a.slots <- struct{}{}:
-		default:
-			return none, errBusy
+		case r := <-done:
+			said, _ := r.Val.(answer[T])
+			again := isAgain(ctx)
+			switch {
+			case r.Err == nil && said.began.Before(from): // somebody had asked before
+			case again && errors.Is(r.Err, errBusy): // somebody for whom there was no place
+			default:
+				return said.value, r.Err
+			}
+		case <-ctx.Done():
+			return none, errors.Join(errLeft, ctx.Err())
 		}
-		defer func() { <-a.slots }()
-		ctx, cancel := context.WithTimeout(a.ctx, a.cfg.Timeout)
-		defer cancel()
-		v, until, err := get(ctx)
-		if err == nil && !until.IsZero() {
-			a.cache.put(k, v, until)
+	}
+}
+
+// answer is what a question is answered with, and when it was asked.
+type answer[T any] struct {
+	value T
+	began time.Time
+}
+
+// asking asks, unless somebody has since from.
+func asking[T any](a *Auth, k key, from time.Time, get func(context.Context) (T, time.Time, error)) (said answer[T], err error) {
+	if v, ok := a.cache.get(k, from); ok {
+		return answer[T]{v.(T), time.Now()}, nil
+	}
+	free, err := a.place(!from.IsZero())
+	if err != nil {
+		return said, err
+	}
+	defer free()
+	ctx, cancel := context.WithTimeout(a.ctx, a.cfg.Timeout)
+	defer cancel()
+	said.began = time.Now()
+	v, until, err := get(ctx)
+	if err != nil {
+		return answer[T]{}, err
+	}
+	if said.value = v; !until.IsZero() {
+		a.cache.put(k, v, said.began, until)
+	}
+	return said, nil
+}
+
+// place takes one for a question; free gives it back.
+func (a *Auth) place(again bool) (free func(), err error) {
+	if again {
+		select {
+		case a.again <- struct{}{}:
+			return func() { <-a.again }, nil
+		case <-a.ctx.Done():
+			return nil, a.ctx.Err()
 		}
-		return v, err
-	})
+	}
 	select {
-	case r := <-done:
-		if r.Err != nil {
-			return none, r.Err
-		}
-		return r.Val.(T), nil
-	case <-ctx.Done():
-		return none, errors.Join(errLeft, ctx.Err())
+	case a.slots <- struct{}{}:
+		return func() { <-a.slots }, nil
+	default:
+		return nil, errBusy
 	}
 }
 

@@ -198,23 +198,23 @@ func TestCacheIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(3)
 		for i := range 10 {
-			c.put(keyOf(fmt.Sprint(i)), i, time.Now().Add(time.Minute))
+			c.put(keyOf(fmt.Sprint(i)), i, time.Now(), time.Now().Add(time.Minute))
 		}
 		for i := range 10 {
 			if _, ok := c.get(keyOf(fmt.Sprint(i)), time.Time{}); ok != (i >= 7) {
 				t.Errorf("%d is kept: %v", i, ok)
 			}
 		}
-		c.put(keyOf("9"), "new", time.Now().Add(time.Hour)) // replaces
+		c.put(keyOf("9"), "new", time.Now(), time.Now().Add(time.Hour)) // replaces
 		time.Sleep(2 * time.Minute)
-		c.put(keyOf("10"), 10, time.Now().Add(time.Hour)) // clears what has ended
+		c.put(keyOf("10"), 10, time.Now(), time.Now().Add(time.Hour)) // clears what has ended
 		if v, ok := c.get(keyOf("9"), time.Time{}); !ok || v != "new" {
 			t.Errorf("the replaced answer is %v %v", v, ok)
 		}
 		if n, hits := c.size(); n != 2 || hits != 4 || c.order.Len() != 2 {
 			t.Errorf("%d entries, %d in order, %d hits", n, c.order.Len(), hits)
 		}
-		c.put(keyOf("9"), "ended", time.Now())
+		c.put(keyOf("9"), "ended", time.Now(), time.Now())
 		if _, ok := c.get(keyOf("9"), time.Time{}); ok {
 			t.Error("an answer that had ended was kept")
 		}

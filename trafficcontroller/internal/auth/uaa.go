@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/a1ea6966/loggregator/trafficcontroller/internal/auth/jwks"
 )
 
 // ErrInvalidToken is what a Verifier returns for a token that is known to be
@@ -24,8 +26,11 @@ type uaaVerifier struct{ a *Auth }
 // so, in JSON.
 func (u uaaVerifier) Verify(ctx context.Context, token string) (Identity, error) {
 	id, known, err := u.VerifyLocally(ctx, token)
-	if known && (err != nil || !isAfresh(ctx)) {
-		return id, err
+	if known && err != nil {
+		return id, toldHereError{err}
+	}
+	if known && !isAfresh(ctx) {
+		return id, nil
 	}
 	asked, err := u.check(ctx, token)
 	if isInvalid(err) && u.a.local != nil {
@@ -63,46 +68,73 @@ func (a *Auth) checkToken(ctx context.Context, token string) (Identity, error) {
 	// to be closed.
 	r.Header["X-Idempotency-Key"] = nil
 	var id Identity
-	var invalid bool
+	var bad error
 	err = a.call(CallCheckToken, a.uaa, r, token, func(resp *http.Response) (err error) {
-		id, invalid, err = readCheck(resp)
+		id, bad, err = a.readCheck(resp)
 		return err
 	})
-	if err == nil && invalid {
-		err = ErrInvalidToken
+	if err == nil && bad != nil {
 		a.cache.forget(keyOf("check_token", token))
+		return Identity{}, bad
 	}
 	return id, err
 }
+
+// toldHereError is an error about a token that is bad by what is known or wanted here:
+// nobody else is asked for another opinion.
+type toldHereError struct{ error }
+
+func (e toldHereError) Unwrap() error { return e.error }
+
+func isToldHere(err error) bool { return errors.As(err, new(toldHereError)) }
 
 // errOwnClient is an outage for us, and a token without scopes for the RLP
 // gateway (protocol/04).
 var errOwnClient = fmt.Errorf("it does not accept our own client id and secret: %w", ErrInvalidToken)
 
-// readCheck reads UAA's answer; invalid is its word about the token.
-func readCheck(resp *http.Response) (id Identity, invalid bool, err error) {
+// checked is UAA's answer.
+type checked struct {
+	Scope    []string      `json:"scope"`
+	UserID   string        `json:"user_id"`
+	ClientID string        `json:"client_id"`
+	Exp      int64         `json:"exp"`
+	ID       string        `json:"jti"`
+	Audience jwks.Audience `json:"aud"`
+}
+
+// readCheck reads UAA's answer; bad wraps ErrInvalidToken when the token is bad by
+// its word, or not one that is taken here.
+func (a *Auth) readCheck(resp *http.Response) (id Identity, bad, err error) {
 	body, err := readAll(resp)
 	if err != nil {
-		return Identity{}, false, err
+		return Identity{}, nil, err
 	}
-	var said struct {
-		Scope    []string `json:"scope"`
-		UserID   string   `json:"user_id"`
-		ClientID string   `json:"client_id"`
-		Exp      int64    `json:"exp"`
-	}
+	var said checked
 	if json.Unmarshal(body, &said) != nil {
-		return Identity{}, false, fmt.Errorf("status %d, and the answer is not the JSON expected", resp.StatusCode)
+		return Identity{}, nil, fmt.Errorf("status %d, and the answer is not the JSON expected", resp.StatusCode)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return Identity{UserID: said.UserID, ClientID: said.ClientID, Scopes: said.Scope, Expires: said.Exp}, false, nil
+		return Identity{UserID: said.UserID, ClientID: said.ClientID, Scopes: said.Scope, Expires: said.Exp}, a.wants(&said), nil
 	case http.StatusBadRequest:
-		return Identity{}, true, nil
+		return Identity{}, ErrInvalidToken, nil
 	case http.StatusUnauthorized:
-		return Identity{}, false, errOwnClient
+		return Identity{}, nil, errOwnClient
 	}
-	return Identity{}, false, fmt.Errorf("status %d", resp.StatusCode)
+	return Identity{}, nil, fmt.Errorf("status %d", resp.StatusCode)
+}
+
+// wants holds a token that UAA says is good to what is wanted of those that are
+// verified here.
+func (a *Auth) wants(said *checked) error {
+	of := a.cfg.TokenAudiences
+	switch {
+	case strings.HasSuffix(said.ID, refreshToken):
+		return toldHereError{fmt.Errorf("%w: it is a refresh token", ErrInvalidToken)}
+	case len(of) > 0 && !slices.ContainsFunc(said.Audience, func(aud string) bool { return slices.Contains(of, aud) }):
+		return toldHereError{fmt.Errorf("%w: it is for %q, none of --token-audience", ErrInvalidToken, said.Audience)}
+	}
+	return nil
 }
 
 // has tells whether the token has one of the scopes.

@@ -47,6 +47,9 @@ func (b BadError) Is(target error) bool { return target == ErrBad }
 // Claims is what every JWT says.
 type Claims = jwt.Claims
 
+// Audience is one of the claims: a string, or several.
+type Audience = jwt.Audience
+
 // Expect is what the claims of a good token have to say.
 type Expect struct {
 	Issuer string
