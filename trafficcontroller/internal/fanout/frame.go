@@ -240,7 +240,7 @@ func (m *maker) frame(s *spec, h holders, size int) *frame {
 	if f.count > 0 {
 		f.made = m.now().UnixNano()
 	}
-	f.pinned = s.fin != nil || s.hello != nil || s.access != nil || s.live != nil
+	f.pinned = s.fin != nil || s.hello != nil || s.live != nil
 	for _, g := range s.gaps {
 		// Without a place nothing else would make up for it.
 		f.pinned = f.pinned || (g.GetPrecision() != streampb.Gap_EXACT || !s.placed) && len(s.records) == 0

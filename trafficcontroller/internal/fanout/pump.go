@@ -269,17 +269,21 @@ func (f *flusher) encode(t *Tail) error {
 	f.frames = f.frames[:0]
 	var fault error
 	for _, e := range f.entries {
-		if e.lost != nil {
-			s := e.lost.spec()
-			s.inFraming(t.options)
-			told, err := f.maker.make(s, nobody{})
-			if err != nil {
-				fault = err
-				continue
-			}
-			e.f = told
+		s := e.spec()
+		if s == nil {
+			f.frames = append(f.frames, e.f)
+			continue
 		}
-		f.frames = append(f.frames, e.f)
+		s.inFraming(t.options)
+		told, err := f.maker.make(s, nobody{})
+		switch {
+		case err == nil:
+			f.frames = append(f.frames, told)
+		case e.access != nil: // the stream is whole without it
+			f.pump.log.Error("answer to a token", "error", err)
+		default:
+			fault = err
+		}
 	}
 	clear(f.entries)
 	if fault != nil {

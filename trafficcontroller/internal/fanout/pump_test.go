@@ -462,3 +462,110 @@ func TestAllTailsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+func (c *memConn) answers() (list []*streampb.Access) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, b := range c.got {
+		if b.Access != nil {
+			list = append(list, b.Access)
+		}
+	}
+	return list
+}
+
+// A client that sends tokens and reads nothing costs no more than one answer
+// that waits. When it reads, it gets the answer to its last token.
+func TestAnswersToTokensDoNotPileUp(t *testing.T) {
+	const tokens = 10_000
+	for name, test := range map[string]struct {
+		lines   int // that come meanwhile
+		refused bool
+	}{
+		"quiet source": {},
+		"busy source":  {lines: 20},
+		"refused":      {refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.connect()
+				c := newMemConn()
+				tail := r.hub.Open(c, Options{Source: "app", Filter: NewFilter(envelope.AllClasses, nil)})
+				defer tail.Close()
+				r.pass()
+				time.Sleep(time.Second)
+				synctest.Wait()
+				c.gate = make(chan struct{})
+				for i := range tokens {
+					a := &streampb.Access{ExpiresInMillis: int64(i + 1)}
+					if test.refused {
+						a.Error = strings.Repeat("no", 100)
+					}
+					tail.Tell(a)
+					if test.lines > 0 && i%(tokens/test.lines) == 0 {
+						r.emit("app", 1)
+						r.pass()
+						time.Sleep(maxPace)
+					}
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if n, held := len(tail.q.entries), r.hub.Stats().Bytes; n > test.lines || held > int64(test.lines+10)*1024 {
+					t.Errorf("%d frames wait, %d bytes are held", n, held)
+				}
+				close(c.gate)
+				time.Sleep(time.Second)
+				c.want(t, numbers(0, test.lines))
+				got := c.answers()
+				if len(got) == 0 || len(got) > test.lines+3 || got[len(got)-1].ExpiresInMillis != tokens {
+					t.Errorf("%d answers, the last %v", len(got), got[max(len(got)-1, 0):])
+				}
+			})
+		})
+	}
+}
+
+// What is told comes after hello, and nothing is told in the old framing or to
+// one that has left.
+func TestTell(t *testing.T) {
+	for name, test := range map[string]struct {
+		options Options
+		left    bool
+		want    string
+	}{
+		"at once": {want: "hello access "},
+		"old":     {options: Options{Old: true}},
+		"left":    {left: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(1, "")
+			test.options.Source, test.options.Filter = "app", NewFilter(envelope.AllClasses, nil)
+			tail := w.hub.Open(nil, test.options)
+			defer tail.Close()
+			if test.left {
+				tail.Close()
+			}
+			tail.Tell(&streampb.Access{ExpiresInMillis: 1})
+			tail.Tell(&streampb.Access{ExpiresInMillis: 2})
+			got := ""
+			for _, e := range tail.q.take(nil, 1) {
+				switch {
+				case e.access.GetExpiresInMillis() == 2:
+					got += "access "
+				case e.f == w.hub.hello:
+					got += "hello "
+					e.f.release()
+				default:
+					t.Errorf("entry %+v", e)
+				}
+			}
+			if got != test.want {
+				t.Errorf("takes %q, not %q", got, test.want)
+			}
+			if tail.q.flushed() != queueEmpty {
+				t.Error("something is left")
+			}
+		})
+	}
+}

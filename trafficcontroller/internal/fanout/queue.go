@@ -19,15 +19,31 @@ type queue struct {
 	taken   content // being written
 	busy    bool    // somebody has been told to flush it
 	closed  bool
+	// access is the answer to the newest token. One that waits says more than
+	// those before it, so there is never more than one.
+	access *streampb.Access
 
 	dropped uint64 // envelopes, in all
 }
 
-// entry is a frame, or what was lost where frames have been.
+// entry is a frame, or what was lost where frames have been. One that is taken
+// may also be an answer to a token.
 type entry struct {
-	f    *frame
-	past bool // history: made for this tail, on its demand
-	lost *loss
+	f      *frame
+	past   bool // history: made for this tail, on its demand
+	lost   *loss
+	access *streampb.Access
+}
+
+// spec is what a frame is still to be made of, or nil if there is one.
+func (e entry) spec() *spec {
+	switch {
+	case e.lost != nil:
+		return e.lost.spec()
+	case e.access != nil:
+		return &spec{access: e.access}
+	}
+	return nil
 }
 
 // loss is a gap in the making, of one epoch.
@@ -76,6 +92,20 @@ func (q *queue) pushIdle(f *frame) (flush bool) {
 	q.append(f.retain(), false)
 	q.busy = true
 	return true
+}
+
+// tell puts an answer to a token in the place of the one that waits, if any. It
+// reports whether somebody has to be told to flush.
+func (q *queue) tell(a *streampb.Access) (flush bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.access = a
+	flush = !q.busy
+	q.busy = true
+	return flush
 }
 
 func (q *queue) append(f *frame, past bool) {
@@ -178,13 +208,14 @@ func (l *loss) spec() *spec {
 	}
 }
 
-// take moves the next entries to dst, up to maxBytes but at least one. When
-// there is nothing, the queue is no longer busy.
+// take moves the next entries to dst, up to maxBytes but at least one, and then
+// the answer that waits: hello comes before it. When there is nothing, the queue
+// is no longer busy.
 func (q *queue) take(dst []entry, maxBytes int64) []entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.taken = content{}
-	if len(q.entries) == 0 || q.closed {
+	if q.isEmpty() || q.closed {
 		q.busy = false
 		return dst
 	}
@@ -207,8 +238,14 @@ func (q *queue) take(dst []entry, maxBytes int64) []entry {
 	} else {
 		q.entries = q.entries[n:]
 	}
+	if q.access != nil {
+		dst = append(dst, entry{access: q.access})
+		q.access = nil
+	}
 	return dst
 }
+
+func (q *queue) isEmpty() bool { return len(q.entries) == 0 && q.access == nil }
 
 // state is what a flush leaves behind.
 type state int
@@ -225,7 +262,7 @@ func (q *queue) flushed() state {
 	defer q.mu.Unlock()
 	q.taken = content{}
 	switch {
-	case len(q.entries) == 0:
+	case q.isEmpty():
 		q.busy = false
 		return queueEmpty
 	case q.live+q.past >= chunk:
@@ -290,5 +327,5 @@ func (q *queue) close() {
 			e.f.release()
 		}
 	}
-	q.entries, q.live, q.past = nil, 0, 0
+	q.entries, q.live, q.past, q.access = nil, 0, 0, nil
 }

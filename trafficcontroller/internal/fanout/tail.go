@@ -142,20 +142,13 @@ func (t *Tail) wanted() int {
 }
 
 // Tell says how long the client's token is good for, unless it is of the old
-// framing. It does not wait.
+// framing. It does not wait, and nobody waits for it: clients may send many
+// tokens. What was told before and waits for the socket is forgotten. a must not
+// be changed any more.
 func (t *Tail) Tell(a *streampb.Access) {
-	t.hub.mu.Lock()
-	defer t.hub.mu.Unlock()
-	if t.closed || t.options.Old {
-		return
+	if !t.options.Old && t.q.tell(a) {
+		t.hub.cfg.Ready(t)
 	}
-	f, err := t.hub.maker.make(&spec{access: a}, t)
-	if err != nil {
-		t.hub.log.Error("frame for a tail", "error", err)
-		return
-	}
-	t.enqueue(f)
-	f.release()
 }
 
 // eachTail makes the tail the only holder of its own frames.
