@@ -52,10 +52,13 @@ type Client struct {
 	lost    map[string]time.Time // Dopplers that are gone, and when to say so
 	queue   []item
 	queued  int // bytes
-	ended   bool
-	closed  *stream.CloseError // why this side closed it
-	taken   waiting            // what is being written
-	watch   watch
+	// access is the answer to the newest token. One that waits says more than
+	// those before it, so there is never more than one.
+	access *streampb.Access
+	ended  bool
+	closed *stream.CloseError // why this side closed it
+	taken  waiting            // what is being written
+	watch  watch
 }
 
 // item is one message on its way to the client.
@@ -68,8 +71,9 @@ type item struct {
 	lease  uint64 // 0: nothing to say back
 	count  uint32
 	gaps   int
-	missed uint64 // envelopes in gaps
-	at     int64  // when it came, by the relay's clock
+	missed uint64           // envelopes in gaps
+	at     int64            // when it came, by the relay's clock
+	access *streampb.Access // that buf says, if it does
 }
 
 // hello is the first message.
@@ -86,18 +90,22 @@ func (c *Client) hello(clients int) error {
 }
 
 // Tell says how long the client's token is good for. It does not wait, and says
-// nothing to a client of another framing.
+// nothing to a client of another framing. What was told before and waits for the
+// socket is forgotten: clients may send many tokens. a must not be changed any
+// more.
 func (c *Client) Tell(a *streampb.Access) {
 	if c.options.Framing != nil {
 		return
 	}
-	if b, err := metaBuffer(&streampb.Batch{Access: a}); err == nil {
-		c.push(item{buf: b})
+	c.mu.Lock()
+	if !c.ended {
+		c.access = a
 	}
+	c.mu.Unlock()
+	c.flush()
 }
 
-// push queues a message; it owns the buffer. What the socket takes at once is
-// written here and now: to wake the writer would cost more. It does not wait.
+// push queues a message; it owns the buffer. It does not wait.
 func (c *Client) push(i item) {
 	c.mu.Lock()
 	if c.ended {
@@ -109,6 +117,12 @@ func (c *Client) push(i item) {
 	c.queue = append(c.queue, i)
 	c.queued += i.buf.Len()
 	c.mu.Unlock()
+	c.flush()
+}
+
+// flush writes here and now what the socket takes at once: to wake the writer
+// would cost more.
+func (c *Client) flush() {
 	for c.waits() && c.writing.TryLock() {
 		ok := c.tryWrite()
 		c.writing.Unlock()
@@ -123,7 +137,7 @@ func (c *Client) push(i item) {
 func (c *Client) waits() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.queue) > 0 && !c.ended
+	return (len(c.queue) > 0 || c.access != nil) && !c.ended
 }
 
 func (c *Client) signal() {
@@ -469,7 +483,8 @@ func (c *Client) writeOut() {
 	}
 }
 
-// take moves messages from the queue; when the client has ended, it drops them.
+// take moves messages from the queue, and then the answer that waits: hello comes
+// before it. When the client has ended, it drops them.
 func (c *Client) take(into []item) (_ []item, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -489,17 +504,32 @@ func (c *Client) take(into []item) (_ []item, ended bool) {
 	clear(c.queue[rest:])
 	c.queue = c.queue[:rest]
 	c.queued -= size
+	if c.access != nil {
+		if b, err := metaBuffer(&streampb.Batch{Access: c.access}); err == nil {
+			into = append(into, item{buf: b, access: c.access})
+		}
+		c.access = nil
+	}
 	return into, false
 }
 
-// putBack makes the batch the head of the queue again: it was not written.
+// putBack makes the batch the head of the queue again: it was not written. An
+// answer waits again, unless there is a newer one.
 func (c *Client) putBack() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = waiting{}
-	c.queue = slices.Insert(c.queue, 0, c.batch...)
-	for i := range c.batch {
-		c.queued += c.batch[i].buf.Len()
+	items := c.batch
+	if last := len(items) - 1; items[last].access != nil {
+		if c.access == nil {
+			c.access = items[last].access
+		}
+		items[last].buf.Release()
+		items = items[:last]
+	}
+	c.queue = slices.Insert(c.queue, 0, items...)
+	for i := range items {
+		c.queued += items[i].buf.Len()
 	}
 	clear(c.batch)
 	c.batch = c.batch[:0]
@@ -510,7 +540,7 @@ func (c *Client) dropQueue() {
 	for _, i := range c.queue {
 		i.buf.Release()
 	}
-	c.queue, c.queued = nil, 0
+	c.queue, c.queued, c.access = nil, 0, nil
 }
 
 // settle notes that the batch is in the client's socket; its

@@ -128,6 +128,7 @@ type stage struct {
 	closed chan error
 	rows   chan Row // of those closed, as they are closed
 	opts   Options
+	wrap   func(*stream.Conn) Conn // nil: connections are served as they are
 }
 
 func newStage(t *testing.T, change func(*Config)) *stage {
@@ -148,7 +149,11 @@ func newStage(t *testing.T, change func(*Config)) *stage {
 		}
 		o := s.opts
 		o.Subscription, o.Closed = "sub", func(row Row, err error) { s.rows <- row; s.closed <- err }
-		if err := s.Open(conn, o); err != nil {
+		served := Conn(conn)
+		if s.wrap != nil {
+			served = s.wrap(conn)
+		}
+		if err := s.Open(served, o); err != nil {
 			_ = conn.Close(stream.CloseGoingAway, err.Error())
 		}
 	}))
