@@ -180,7 +180,9 @@ type Batch struct {
 	// The Doppler is leaving; nothing of this epoch comes after it.
 	Fins []*Fin `protobuf:"bytes,1007,rep,name=fins,proto3" json:"fins,omitempty"`
 	// How long the reader's token is good for: after hello, if it ends, and in
-	// answer to each Token. Only a Traffic Controller sends it.
+	// answer to each Token. A newer answer takes the place of one that is not in
+	// the socket yet, so a reader that sends faster than it reads gets fewer. Only
+	// a Traffic Controller sends it.
 	Access        *Access `protobuf:"bytes,1008,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
