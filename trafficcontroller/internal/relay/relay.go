@@ -194,14 +194,14 @@ func (r *Relay) Run(ctx context.Context) error {
 }
 
 // heartbeat gives a sign of life to the clients that have had none for a
-// while.
+// while, and for which nothing waits: else beats would pile up behind it.
 func (r *Relay) heartbeat(now time.Time) {
 	r.mu.Lock()
 	clients := slices.Collect(maps.Keys(r.clients))
 	r.mu.Unlock() // a push may write, and tell a Doppler so
 	for _, c := range clients {
 		c.giveUp(now)
-		if c.options.Framing != nil || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 {
+		if c.options.Framing != nil || now.Sub(time.Unix(0, c.wrote.Load())) < r.cfg.Heartbeat*3/4 || c.waits() {
 			continue
 		}
 		lag := c.told()

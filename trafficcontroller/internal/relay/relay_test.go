@@ -388,6 +388,28 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
+// While a client takes nothing, heartbeats do not pile up.
+func TestHeartbeatsDoNotPileUp(t *testing.T) {
+	for name, queue := range map[string][]item{
+		"all is being written": nil,
+		"something is queued":  {{buf: stream.NewBuffer(1)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := New(Config{Heartbeat: time.Second}, daemon.NewQuietEach(slog.New(slog.DiscardHandler), "addr"))
+			c := &Client{relay: r, queue: queue}
+			c.writing.Lock() // as the writer does that waits for the socket
+			r.clients[c] = struct{}{}
+			for i := range 100 {
+				r.heartbeat(time.Unix(int64(i+1), 0))
+			}
+			if len(c.queue) != 1 {
+				t.Errorf("%d messages are queued", len(c.queue))
+			}
+			c.dropQueue()
+		})
+	}
+}
+
 func TestCloseSaysWhy(t *testing.T) {
 	s := newStage(t, nil)
 	c := s.dial()
