@@ -135,7 +135,7 @@ func (t *TrafficController) build() error {
 	t.api = api.New(api.Config{
 		Name: cfg.Name, Version: daemon.Version(), MaxConnections: cfg.MaxConnections, MaxRecent: cfg.MaxRecent,
 		SocketBuffer: int(cfg.SocketBufferBytes), Ready: t.ready, Access: t.access,
-		From: originOf, Take: t.edge.Take, Plain: t.edge.Plain,
+		From: originOf, Take: t.edge.Take,
 		SetCookie: auth.SetCookie(cfg.SystemDomain), Endpoint: cfg.endpoint(), Firehose: t.openFirehose, Tail: t.openTail,
 		Subscriptions: t.serveSubscriptions, Sources: t.serveSources,
 		Read: t.buildGateway(), RecentLogs: reads.Logs, ContainerMetrics: reads.ContainerMetrics, LogCache: t.buildLogCache(),
@@ -294,7 +294,7 @@ func (t *TrafficController) server() (*http.Server, net.Listener) {
 }
 
 func (t *TrafficController) handler() http.Handler {
-	h := t.refusals.Wrap(t.edge.Check(t.api))
+	h := t.refusals.Wrap(t.edge.Receive(t.edge.Check(t.api)))
 	if t.security != nil {
 		h = t.security.Wrap(h)
 	}

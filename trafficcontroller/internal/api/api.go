@@ -35,9 +35,6 @@ type Config struct {
 	// Take counts a new stream of a user until release is called, or says which
 	// limit keeps it out.
 	Take func(r *http.Request, user string) (release func(), why string)
-	// Plain wraps what is no stream: it bounds how long an answer may take to
-	// be read.
-	Plain func(http.Handler) http.Handler
 	// Access decides who may read what.
 	Access Access
 	// SetCookie makes a browser's cookie of a token.
@@ -83,18 +80,17 @@ func New(cfg Config, log *slog.Logger) *API {
 	// Clients of the old framing were never asked for their method.
 	a.mux.HandleFunc("/firehose/{subscription}", a.firehose)
 	a.mux.HandleFunc("/apps/{id}/stream", a.tail)
-	plain := func(pattern string, h http.HandlerFunc) { a.mux.Handle(pattern, cfg.Plain(h)) }
-	plain("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	plain("GET /ready", a.ready)
-	plain("/set-cookie", cfg.SetCookie.ServeHTTP)
-	plain("GET /v2/subscriptions", a.forAdmins(cfg.Subscriptions))
-	plain("GET /v2/sources", a.forAdmins(cfg.Sources))
-	plain("/apps/{id}/recentlogs", withID(cfg.RecentLogs))
-	plain("/apps/{id}/containermetrics", withID(cfg.ContainerMetrics))
+	a.mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	a.mux.HandleFunc("GET /ready", a.ready)
+	a.mux.HandleFunc("/set-cookie", cfg.SetCookie.ServeHTTP)
+	a.mux.HandleFunc("GET /v2/subscriptions", a.forAdmins(cfg.Subscriptions))
+	a.mux.HandleFunc("GET /v2/sources", a.forAdmins(cfg.Sources))
+	a.mux.HandleFunc("/apps/{id}/recentlogs", withID(cfg.RecentLogs))
+	a.mux.HandleFunc("/apps/{id}/containermetrics", withID(cfg.ContainerMetrics))
 	a.mux.Handle("/v2/read", cfg.Read)
-	a.mux.Handle("/api/v1/", cfg.LogCache) // which has its own bounds
-	plain("GET /{$}", a.discover)
-	plain("/", func(w http.ResponseWriter, r *http.Request) {
+	a.mux.Handle("/api/v1/", cfg.LogCache)
+	a.mux.HandleFunc("GET /{$}", a.discover)
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("there is nothing at %.200q; GET / lists what there is", r.URL.Path), http.StatusNotFound)
 	})
 	return a

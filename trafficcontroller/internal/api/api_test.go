@@ -70,7 +70,6 @@ func serve(t *testing.T, limit int) *served {
 			}
 			return func() {}, ""
 		},
-		Plain:  func(h http.Handler) http.Handler { return h },
 		Access: everybody{}, SetCookie: http.HandlerFunc(view),
 		Subscriptions: view, Sources: view, Read: http.HandlerFunc(view), RecentLogs: view, ContainerMetrics: view, LogCache: http.HandlerFunc(view),
 	}, slog.New(slog.DiscardHandler))

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -19,52 +18,49 @@ const (
 	bodyTimeout = 10 * time.Second
 )
 
-// Identify comes first: it says where a request comes from (From), and reads its
-// body. Until that is there the connection is pending.
+// Identify comes first: it says where a request comes from (From), and bounds how
+// long its answer may take to be read.
 func (e *Edge) Identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c := connOf(r); c != nil && c.peer.IsValid() {
+			r.RemoteAddr = c.peer.String()
+		}
+		client := e.client(r)
+		a := newAnswer(w, e.cfg.AnswerTimeout)
+		defer a.end()
+		setHeaders(a.Header(), client.Scheme)
+		next.ServeHTTP(a, r.WithContext(context.WithValue(r.Context(), clientKey{}, client)))
+	})
+}
+
+// Receive refuses what can be no request of ours, and reads the body of what can.
+// Until that is there the connection is pending. It comes after Identify, and after
+// whatever logs and counts.
+func (e *Edge) Receive(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 1 {
 			e.refuse(HTTP2)
 			refuseHTTP2(w)
 			return
 		}
-		c, _ := r.Context().Value(connKey{}).(*conn)
-		if c != nil && c.peer.IsValid() {
-			r.RemoteAddr = c.peer.String()
-		}
-		client := e.client(r)
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // of the answer before; in tests there may be none
-		setHeaders(w.Header(), client.Scheme)
 		if err := takeBody(w, r); err != nil {
 			e.refuse(Body)
 			w.Header().Set("Connection", "close")
 			answerBody(w, err)
 			return
 		}
-		if c != nil {
+		if c := connOf(r); c != nil {
 			e.active(c)
 		}
-		next.ServeHTTP(bare{w}, r.WithContext(context.WithValue(r.Context(), clientKey{}, client)))
+		next.ServeHTTP(w, r)
 	})
 }
 
-// bare gives who takes over a connection the one that is not counted.
-type bare struct{ http.ResponseWriter }
-
-// Hijack is for http.ResponseController, and WebSocket libraries.
-func (b bare) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	nc, rw, err := http.NewResponseController(b.ResponseWriter).Hijack()
-	if c, ok := nc.(*counted); ok {
-		nc = c.TCPConn
-	}
-	return nc, rw, err
+// connOf is the connection of a request; in tests there may be none.
+func connOf(r *http.Request) *conn {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	return c
 }
-
-// Flush is for those who ask for a http.Flusher.
-func (b bare) Flush() { _ = http.NewResponseController(b.ResponseWriter).Flush() }
-
-// Unwrap is for http.ResponseController.
-func (b bare) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 // setHeaders tells browsers to make nothing of an answer but what it is.
 func setHeaders(h http.Header, scheme string) {
@@ -109,8 +105,7 @@ func answerBody(w http.ResponseWriter, err error) {
 	}
 }
 
-// Check refuses requests that foreign pages send. It comes after Identify, and
-// after whatever counts and logs.
+// Check refuses requests that foreign pages send. It comes after Receive.
 func (e *Edge) Check(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !e.originAllowed(r) {
@@ -161,48 +156,3 @@ func frame(kind byte, length int) []byte {
 	head[0], head[1], head[2], head[3] = byte(length>>16), byte(length>>8), byte(length), kind
 	return head
 }
-
-// rate is what a reader of a plain answer has to take, in bytes each second,
-// once AnswerTimeout is over.
-const rate = 64 << 10
-
-// Plain bounds how long a client may take to read what next answers, from the
-// first byte on: a slow one must not keep the answer in memory.
-func (e *Edge) Plain(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(&bounded{ResponseWriter: w, control: http.NewResponseController(w), patience: e.cfg.AnswerTimeout}, r)
-	})
-}
-
-// bounded moves the deadline of an answer along as it grows.
-type bounded struct {
-	http.ResponseWriter
-	control  *http.ResponseController
-	patience time.Duration
-	began    time.Time
-	written  int64
-}
-
-func (b *bounded) WriteHeader(status int) {
-	b.allow(0)
-	b.ResponseWriter.WriteHeader(status)
-}
-
-func (b *bounded) Write(p []byte) (int, error) {
-	b.allow(len(p))
-	return b.ResponseWriter.Write(p)
-}
-
-func (b *bounded) allow(n int) {
-	if b.began.IsZero() {
-		b.began = time.Now()
-	}
-	b.written += int64(n)
-	_ = b.control.SetWriteDeadline(b.began.Add(b.patience + time.Duration(b.written)*time.Second/rate))
-}
-
-// Flush is for those who ask for a http.Flusher.
-func (b *bounded) Flush() { _ = b.control.Flush() }
-
-// Unwrap is for http.ResponseController.
-func (b *bounded) Unwrap() http.ResponseWriter { return b.ResponseWriter }

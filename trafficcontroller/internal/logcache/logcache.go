@@ -195,7 +195,8 @@ func answer(w http.ResponseWriter, status int, contentType string, body []byte) 
 }
 
 // Answers wait for their clients outside of the gates: one that takes nothing
-// keeps nobody out. It has so long, and all of them have so many bytes.
+// keeps nobody out. It has so long, and all of them have so many bytes. Refusals
+// have the time that every answer has.
 const (
 	sendTimeout = 30 * time.Second
 	maxUnsent   = 256 << 20
@@ -208,10 +209,10 @@ func (c *LogCache) send(w http.ResponseWriter, contentType string, body []byte) 
 	if c.unsent.Add(n) > maxUnsent {
 		return false
 	}
-	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(sendTimeout)) // a recorder in a test has none
+	// net/http sends the end of the body later, and takes the deadline off then. A
+	// recorder in a test has none.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout))
 	answer(w, http.StatusOK, contentType, body)
-	_ = control.SetWriteDeadline(time.Time{}) // the connection is used again
 	return true
 }
 

@@ -354,7 +354,7 @@ func TestClientsThatTakeNothing(t *testing.T) {
 		t.Errorf("%d bytes unsent", n)
 	}
 	for _, b := range clients {
-		if len(b.deadlines) != 2 || b.deadlines[0].IsZero() || !b.deadlines[1].IsZero() {
+		if len(b.deadlines) != 1 || b.deadlines[0].IsZero() { // it stays for what net/http sends at the end
 			t.Errorf("deadlines %v", b.deadlines)
 		}
 	}
