@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync/atomic"
 )
@@ -37,15 +38,24 @@ func (h *Handshakes) Tell(remote, why string) {
 	h.quiet.Of(host+": "+kind(why)).Warn("TLS handshake failed", "remote", remote, "error", why)
 }
 
-// kind is the beginning of an error, without times and the like.
+// kind is the beginning of an error, in words that TLS chose: what it quotes from
+// clients, such as versions and names, comes behind a bracket, a quote or a number, as
+// times and addresses do.
 func kind(why string) string {
-	parts := strings.SplitN(why, ": ", kindParts+1)
-	return strings.Join(parts[:min(len(parts), kindParts)], ": ")
+	parts := strings.SplitN(ownWords.FindString(why), ": ", kindParts+1)
+	said := strings.Join(parts[:min(len(parts), kindParts)], ": ")
+	return strings.TrimRight(said[:min(len(said), maxKind)], " :")
 }
 
+// ownWords has the number of x509, which begins many errors.
+var ownWords = regexp.MustCompile(`^(?:x509|[^0-9\[("'` + "`" + `])*`)
+
 // kindParts is how many parts "tls: failed to verify certificate: x509: certificate
-// has expired" has.
-const kindParts = 4
+// has expired" has, maxKind how many bytes are looked at.
+const (
+	kindParts = 4
+	maxKind   = 120
+)
 
 // handshakeLine is how net/http begins what it writes of a failed handshake.
 const handshakeLine = "http: TLS handshake error from "

@@ -19,41 +19,60 @@ func quiet(log *slog.Logger, g *gate) *slog.Logger {
 }
 
 // QuietEach has a quiet logger for each of many things that come and go, so
-// that one that flaps does not fill the log. It may be used concurrently.
+// that one that flaps does not fill the log. Things over maxGates share one. It may
+// be used concurrently.
 type QuietEach struct {
 	log *slog.Logger
 	key string
 
-	mu    sync.Mutex
-	gates map[string]*gate
+	mu     sync.Mutex
+	gates  map[string]*gate
+	others *gate     // of what there is no room for
+	swept  time.Time // when gates was last gone through
 }
 
 // NewQuietEach returns loggers that name their thing as the attribute key.
 func NewQuietEach(log *slog.Logger, key string) *QuietEach {
-	return &QuietEach{log: log, key: key, gates: map[string]*gate{}}
+	return &QuietEach{log: log, key: key, gates: map[string]*gate{}, others: &gate{spare: spare}}
 }
 
-// spare is what may be said of a thing at once: that it is there, and what
-// happens to it then.
-const spare = 1
+const (
+	// spare is what may be said of a thing at once: that it is there, and what
+	// happens to it then.
+	spare = 1
+	// maxGates is how many things are told apart: others may choose their names.
+	maxGates = 1000
+	// sweepEvery is how often those are looked for that can be forgotten.
+	sweepEvery = 10 * time.Second
+)
 
 // Of is the logger of one thing. Those of things nothing was said of for some
 // minutes are forgotten.
 func (q *QuietEach) Of(thing string) *slog.Logger {
-	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	g := q.gates[thing]
-	if g == nil {
+	return quiet(q.log, q.gate(thing, time.Now())).With(q.key, thing)
+}
+
+// gate finds a thing's, or makes it. mu is held.
+func (q *QuietEach) gate(thing string, now time.Time) *gate {
+	if g := q.gates[thing]; g != nil {
+		return g
+	}
+	if now.Sub(q.swept) >= sweepEvery {
+		q.swept = now
 		for name, old := range q.gates {
 			if old.idle(now) {
 				delete(q.gates, name)
 			}
 		}
-		g = &gate{spare: spare}
-		q.gates[thing] = g
 	}
-	return quiet(q.log, g).With(q.key, thing)
+	if len(q.gates) >= maxGates {
+		return q.others
+	}
+	g := &gate{spare: spare}
+	q.gates[thing] = g
+	return g
 }
 
 // gate lets one record a minute through.

@@ -63,3 +63,48 @@ func TestQuietEachForgets(t *testing.T) {
 		}
 	})
 }
+
+// Whoever makes up names makes neither memory nor lines without end, and those that
+// were there before are heard.
+func TestQuietEachIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		each := NewQuietEach(slog.New(slog.NewTextHandler(&out, nil)), "addr")
+		each.Of("known").Info("found")
+		for i := range 20 * maxGates {
+			each.Of(fmt.Sprint(i)).Info("found")
+		}
+		if n := strings.Count(out.String(), "\n"); len(each.gates) != maxGates || n != maxGates+1+spare {
+			t.Errorf("%d are remembered, %d lines", len(each.gates), n)
+		}
+		time.Sleep(quietFor)
+		out.Reset()
+		each.Of("known").Info("lost")
+		each.Of("new").Info("found")
+		if text := out.String(); !strings.Contains(text, "addr=known") || !strings.Contains(text, "addr=new times_unsaid=18999") {
+			t.Errorf("said %q", text)
+		}
+		time.Sleep(5 * quietFor)
+		each.Of("new").Info("found")
+		if n := len(each.gates); n != 1 {
+			t.Errorf("%d are remembered later", n)
+		}
+	})
+}
+
+// Names are not gone through at every call.
+func TestQuietEachSweeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		each := NewQuietEach(slog.New(slog.DiscardHandler), "addr")
+		for i := range 100 {
+			each.Of(fmt.Sprint(i)) // nothing is said: it could be forgotten at once
+		}
+		if n := len(each.gates); n != 100 {
+			t.Errorf("%d are left after calls at one time", n)
+		}
+		time.Sleep(sweepEvery)
+		if each.Of("new"); len(each.gates) != 1 {
+			t.Errorf("%d are left later", len(each.gates))
+		}
+	})
+}
