@@ -98,7 +98,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Group("Access")
 	f.Bool(&c.DisableAccessControl, "disable-access-control", "let everybody read everything")
 	c.Access.Flags(f)
-	f.String(&c.SecurityLog, "security-log", "`file` that gets a line in CEF for every request; SIGHUP opens it anew")
+	f.String(&c.SecurityLog, "security-log", "`file` that gets a line in CEF for every request, refused ones too, that net/http could read; SIGHUP opens it anew")
 	f.String(&c.SecurityLogEscape, "security-log-escape", "`how` values are escaped there: html, as Loggregator does, or cef, as the format asks")
 	f.String(&c.IP, "ip", "`address` of this node, as the security log has it; without, that of the listener")
 	f.Group("Endpoint")

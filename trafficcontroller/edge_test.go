@@ -138,3 +138,41 @@ func TestStreamsOutliveTheAnswerTimeout(t *testing.T) {
 		got += strings.Count(line, `"instance_id"`)
 	}
 }
+
+// TestRefusalsAreInTheSecurityLog: what is refused before access is decided about
+// has its line, and is counted.
+func TestRefusalsAreInTheSecurityLog(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "security.log")
+	r := start(t, func(c *Config) { c.SecurityLog = file })
+	for _, c := range []struct{ name, text, answer, line string }{
+		{"served", "GET /health HTTP/1.1\r\nHost: tc\r\nConnection: close\r\n\r\n", " 200 ", "|GET /health|"},
+		{"large body", "POST /body HTTP/1.1\r\nHost: tc\r\nContent-Length: 100000\r\n\r\n", " 413 ", "|POST /body|"},
+		{"foreign page", "GET /set-cookie HTTP/1.1\r\nHost: tc\r\nOrigin: https://evil.example\r\nConnection: close\r\n\r\n", " 403 ", "|GET /set-cookie|"},
+		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "this service speaks HTTP/1.1 only", "|PRI "},
+	} {
+		answer := exchange(t, r.tc.Addr(), c.text)
+		lines, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(answer, c.answer) || !strings.Contains(string(lines), c.line) {
+			t.Errorf("%s: %.100q, %v, the log has %.2000s", c.name, answer, err, lines)
+		}
+	}
+	if metrics := get(t, "http://"+r.tc.AdminAddr()+"/metrics").body; !strings.Contains(metrics, `trafficcontroller_http_refused_total{code="413",path="other"} 1`) {
+		t.Error("the large body is not counted")
+	}
+}
+
+// exchange sends text and returns what is answered until the connection ends.
+func exchange(t *testing.T, addr, text string) string {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(nc, text); err != nil {
+		t.Fatal(err)
+	}
+	answer, _ := io.ReadAll(nc) // a reset may end it
+	return string(answer)
+}

@@ -384,7 +384,14 @@ func TestBodies(t *testing.T) {
 			t.Errorf("%s: %d %q", c.name, status, body)
 		}
 	}
-	if e.Refused()[Body] != 2 {
+	nc := dial(t, addr) // says that there is much to come, and nothing more
+	if _, err := io.WriteString(nc, post+"Content-Length: 100000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(nc); err != nil || !strings.Contains(string(answer), " 413 ") {
+		t.Errorf("not closed: %.100q, %v", answer, err)
+	}
+	if e.Refused()[Body] != 3 {
 		t.Errorf("counted: %v", e.Refused())
 	}
 }

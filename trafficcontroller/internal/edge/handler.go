@@ -45,7 +45,7 @@ func (e *Edge) Receive(next http.Handler) http.Handler {
 		}
 		if err := takeBody(w, r); err != nil {
 			e.refuse(Body)
-			w.Header().Set("Connection", "close")
+			closeAfter(w)
 			answerBody(w, err)
 			return
 		}
@@ -54,6 +54,16 @@ func (e *Edge) Receive(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// linger is how long a client that is refused may go on sending: a connection that
+// is closed before is reset, which may overtake the answer.
+const linger = time.Second
+
+// closeAfter has the connection closed after the answer, though the body may never come.
+func closeAfter(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // in tests there may be none
 }
 
 // connOf is the connection of a request; in tests there may be none.
@@ -139,12 +149,10 @@ func refuseHTTP2(w http.ResponseWriter) {
 	payload := binary.BigEndian.AppendUint32(make([]byte, 4, 8+len(words)), http11Required)
 	payload = append(payload, words...)
 	answer := append(frame(frameSettings, 0), frame(frameGoAway, len(payload))...)
-	_ = nc.SetDeadline(time.Now().Add(time.Second))
+	_ = nc.SetDeadline(time.Now().Add(linger))
 	if _, err := nc.Write(append(answer, payload...)); err != nil {
 		return
 	}
-	// What the client has sent already would turn the end into a reset, which
-	// may overtake the answer.
 	if half, ok := nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		_, _ = io.CopyN(io.Discard, nc, maxBody)
 	}
