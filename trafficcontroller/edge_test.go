@@ -147,6 +147,8 @@ func TestRefusalsAreInTheSecurityLog(t *testing.T) {
 	for _, c := range []struct{ name, text, answer, line string }{
 		{"served", "GET /health HTTP/1.1\r\nHost: tc\r\nConnection: close\r\n\r\n", " 200 ", "|GET /health|"},
 		{"large body", "POST /body HTTP/1.1\r\nHost: tc\r\nContent-Length: 100000\r\n\r\n", " 413 ", "|POST /body|"},
+		{"long URL", "GET /url?" + strings.Repeat("a", 80<<10) + " HTTP/1.1\r\nHost: tc\r\n\r\n", "path and query have 81925 bytes, the limit is 65536", "|GET /url?"},
+		{"large header", "GET /header HTTP/1.1\r\nHost: tc\r\nX: " + strings.Repeat("a", 80<<10) + "\r\n\r\n", "the limit is 65536 (--max-header-bytes)", "|GET /header|"},
 		{"foreign page", "GET /set-cookie HTTP/1.1\r\nHost: tc\r\nOrigin: https://evil.example\r\nConnection: close\r\n\r\n", " 403 ", "|GET /set-cookie|"},
 		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "this service speaks HTTP/1.1 only", "|PRI "},
 	} {
@@ -156,8 +158,11 @@ func TestRefusalsAreInTheSecurityLog(t *testing.T) {
 			t.Errorf("%s: %.100q, %v, the log has %.2000s", c.name, answer, err, lines)
 		}
 	}
-	if metrics := get(t, "http://"+r.tc.AdminAddr()+"/metrics").body; !strings.Contains(metrics, `trafficcontroller_http_refused_total{code="413",path="other"} 1`) {
-		t.Error("the large body is not counted")
+	metrics := get(t, "http://"+r.tc.AdminAddr()+"/metrics").body
+	for _, code := range []string{"413", "414", "431"} {
+		if !strings.Contains(metrics, fmt.Sprintf(`trafficcontroller_http_refused_total{code=%q,path="other"} 1`, code)) {
+			t.Errorf("%s is not counted", code)
+		}
 	}
 }
 

@@ -284,7 +284,7 @@ func (t *TrafficController) Run(ctx context.Context) error {
 // server is what clients talk to, and where.
 func (t *TrafficController) server() (*http.Server, net.Listener) {
 	server := daemon.NewHTTPServer(t.handler(), t.log)
-	server.MaxHeaderBytes = int(t.cfg.Edge.MaxHeaderBytes)
+	server.MaxHeaderBytes = t.edge.HeadRoom()
 	server.ConnState, server.ConnContext = t.edge.ConnState, t.edge.ConnContext
 	listener := t.edge.Listener(t.listener)
 	if t.tls != nil {

@@ -11,8 +11,8 @@ import (
 )
 
 // Refusals counts the requests that a service does not serve, by path and
-// status. What net/http refuses before there is a request, such as headers over
-// the limit, it cannot see.
+// status. What net/http refuses before there is a request, such as endless
+// headers, it cannot see.
 type Refusals struct{ count *prometheus.CounterVec }
 
 // NewRefusals returns a counter that is called prefix_http_refused_total.

@@ -98,8 +98,8 @@ func New(cfg Config, log *slog.Logger) *API {
 
 // ServeHTTP answers a request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if status, fault := queryFault(r); fault != "" {
-		http.Error(w, fault, status)
+	if fault := queryFault(r); fault != "" {
+		http.Error(w, fault, http.StatusBadRequest)
 		return
 	}
 	if clean := cleanPath(r.URL.Path); clean != r.URL.Path && r.URL.RawPath == "" {
@@ -111,22 +111,16 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mux.ServeHTTP(w, r)
 }
 
-// Limits of what a request may ask for.
-const (
-	maxTarget     = 512 << 10 // bytes of path and query
-	maxParameters = 10_000    // more are not parsed by net/url
-)
+// maxParameters is how many a query may have: more are not parsed by net/url.
+const maxParameters = 10_000
 
 // queryFault refuses what is too long to be looked at.
-func queryFault(r *http.Request) (status int, fault string) {
-	if n := len(r.RequestURI); n > maxTarget {
-		return http.StatusRequestURITooLong, fmt.Sprintf("path and query have %d bytes, the limit is %d", n, maxTarget)
-	}
+func queryFault(r *http.Request) (fault string) {
 	n := strings.Count(r.URL.RawQuery, "&") + 1
 	if n > maxParameters && r.URL.Path != "/v2/read" { // which says so in its own form
-		return http.StatusBadRequest, fmt.Sprintf("the query has %d parameters, the limit is %d", n, maxParameters)
+		return fmt.Sprintf("the query has %d parameters, the limit is %d", n, maxParameters)
 	}
-	return 0, ""
+	return ""
 }
 
 // cleanPath is a path without what net/http would redirect for.

@@ -29,7 +29,7 @@ type Config struct {
 	MaxPendingBytes int64
 	// MaxPerUser and MaxPerAddress bound open streams; 0 for no limit.
 	MaxPerUser, MaxPerAddress int
-	MaxHeaderBytes            int64
+	MaxHeaderBytes            int64 // see HeadRoom
 	// AnswerTimeout is how long a plain answer may take to be read, and
 	// more for each part of it.
 	AnswerTimeout time.Duration
@@ -50,7 +50,7 @@ func (c *Config) Flags(f *daemon.Flags) {
 	f.Bytes(&c.MaxPendingBytes, "max-pending-bytes", "`size` of what these have sent of their requests; over it the one that sent most goes")
 	f.Int(&c.MaxPerUser, "max-connections-per-user", "open streams of one user; 0 for no limit")
 	f.Int(&c.MaxPerAddress, "max-connections-per-address", "open streams of one address, or IPv6 network of 64 bits; 0 for no limit")
-	f.Bytes(&c.MaxHeaderBytes, "max-header-bytes", "`size` of a request's first line and headers")
+	f.Bytes(&c.MaxHeaderBytes, "max-header-bytes", "`size` of a request's first line and headers; more is refused")
 	f.Duration(&c.AnswerTimeout, "answer-timeout", "how long a client may take to read an answer that is no stream, with a second more for each 64 KiB")
 }
 
@@ -133,6 +133,7 @@ const (
 	NotProxy                   // went around the proxies
 	ProxyHeader                // none, or one that cannot be read
 	HTTP2                      // spoke HTTP/2
+	Head                       // first line and headers are too large
 	Body                       // too large, too slow, or broken
 	Origin                     // of a foreign page
 	User                       // has too many streams
@@ -142,7 +143,7 @@ const (
 
 // String is the name that metrics have for it.
 func (r Refusal) String() string {
-	return [...]string{"pending", "not_proxy", "proxy_header", "http2", "body", "origin", "user", "address"}[r]
+	return [...]string{"pending", "not_proxy", "proxy_header", "http2", "head", "body", "origin", "user", "address"}[r]
 }
 
 // Refused returns how many were refused, by why.

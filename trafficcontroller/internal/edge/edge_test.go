@@ -192,7 +192,7 @@ func served(t *testing.T, e *Edge, h http.HandlerFunc) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: e.Identify(e.Receive(h)), ConnState: e.ConnState, ConnContext: e.ConnContext, ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: e.Identify(e.Receive(h)), ConnState: e.ConnState, ConnContext: e.ConnContext, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: e.HeadRoom()}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -43,6 +43,12 @@ func (e *Edge) Receive(next http.Handler) http.Handler {
 			refuseHTTP2(w)
 			return
 		}
+		if status, fault := e.headFault(r); fault != "" {
+			e.refuse(Head)
+			closeAfter(w)
+			http.Error(w, fault, status)
+			return
+		}
 		if err := takeBody(w, r); err != nil {
 			e.refuse(Body)
 			closeAfter(w)
