@@ -94,10 +94,15 @@ func TestTailIsToldWhatTheLimitLeavesOut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := doppler(t, "a", 1), doppler(t, "b", 1)
 			r := start(t, func(c *Config) { c.MaxRecent = tc.limit }, a, b)
+			last := r.read("/apps/last/stream")
+			last.joined(2)
 			for i := range tc.perDoppler {
 				a.Emit("app", fmt.Sprint("a", i, "."), 1)
 				b.Emit("app", fmt.Sprint("b", i, "."), 1)
 			}
+			a.Emit("last", "a", 1)
+			b.Emit("last", "b", 1)
+			last.want("last/a0", "last/b0") // the links are past all of it: it is history
 			tail := r.read("/apps/app/stream?" + tc.query)
 			tail.joined(2)
 			eventually(t, "history", func() bool { return tail.count() >= tc.gets })
