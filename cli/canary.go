@@ -131,8 +131,8 @@ func (c *canaryCommand) name() {
 }
 
 // configs are those of the streams, by path.
-func (c *canaryCommand) configs() ([]nozzle.Config, error) {
-	config, err := c.Reader.config()
+func (c *canaryCommand) configs(ctx context.Context) ([]nozzle.Config, error) {
+	config, err := c.Reader.config(ctx)
 	if err != nil {
 		return nil, err
 	}

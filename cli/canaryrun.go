@@ -45,7 +45,7 @@ type prober struct {
 
 func (c *canaryCommand) run(ctx context.Context, s Streams) error {
 	c.name()
-	configs, err := c.configs()
+	configs, err := c.configs(ctx)
 	if err != nil {
 		return err
 	}

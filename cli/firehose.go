@@ -47,7 +47,7 @@ func (c *firehoseCommand) check() error {
 }
 
 func (c *firehoseCommand) run(ctx context.Context, s Streams) (err error) {
-	config, err := c.Reader.config()
+	config, err := c.Reader.config(ctx)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 }
 
 func (c *logsCommand) run(ctx context.Context, s Streams) error {
-	config, err := c.Reader.config()
+	config, err := c.Reader.config(ctx)
 	if err != nil {
 		return err
 	}

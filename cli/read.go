@@ -52,12 +52,15 @@ func more(set ...bool) bool {
 }
 
 // config is what all streams have in common.
-func (f *readerFlags) config() (nozzle.Config, error) {
+func (f *readerFlags) config(ctx context.Context) (nozzle.Config, error) {
 	trust, err := f.TLS.outside()
 	if err != nil {
 		return nozzle.Config{}, err
 	}
-	if _, err := f.header(context.Background()); err != nil {
+	if _, err := f.header(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = errInterrupted
+		}
 		return nozzle.Config{}, err
 	}
 	return nozzle.Config{Addr: f.Addr, TLS: trust, Header: f.header}, nil
@@ -70,7 +73,7 @@ func (f *readerFlags) header(ctx context.Context) (header http.Header, err error
 	case f.TokenFile != "":
 		header, err = tokenFrom(f.TokenFile)
 	case f.TokenCommand != "":
-		header, err = tokenOf(ctx, f.TokenCommand)
+		header, err = tokenOf(ctx, f.TokenCommand, commandTimeout)
 	default:
 		header = authorization(f.Token)
 	}
@@ -84,21 +87,32 @@ func (f *readerFlags) header(ctx context.Context) (header http.Header, err error
 	return header, nil
 }
 
-// commandTimeout is how long a --token-command may take.
-const commandTimeout = 30 * time.Second
+const (
+	// commandTimeout is how long a --token-command may take.
+	commandTimeout = 30 * time.Second
+	// pipeTimeout is how long is waited for what it has printed when it has ended:
+	// what it has started may keep the pipe open.
+	pipeTimeout = time.Second
+)
 
-// tokenOf is the header of the token that a command prints. What else the command
-// prints on it is not shown: it may be secret.
-func tokenOf(ctx context.Context, command string) (http.Header, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+// tokenOf is the header of the token that a command prints within limit. What it
+// prints on stdout is never shown: it may be secret. Its stderr is ours.
+func tokenOf(ctx context.Context, command string, limit time.Duration) (http.Header, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", command)
-	cmd.Stderr = os.Stderr
+	cmd := exec.CommandContext(bounded, "sh", "-c", command)
+	cmd.Stderr, cmd.WaitDelay = os.Stderr, pipeTimeout
+	killAll(cmd)
 	text, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("--token-command: %w", err)
+	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+		return oneToken(string(text), "--token-command has to print")
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case bounded.Err() != nil:
+		err = fmt.Errorf("it took longer than %s", limit)
 	}
-	return oneToken(string(text), "--token-command has to print")
+	return nil, fmt.Errorf("--token-command: %w", err)
 }
 
 // tokenFrom is the header of the token that a file holds.
