@@ -72,9 +72,9 @@ type Config struct {
 	MaxElapsed time.Duration
 
 	// Notify, if set, is told what happens to the connection. It is called by
-	// one goroutine, and concurrently by Recv to tell Live, and by another to tell
-	// TokenRefused; they wait for it:
-	// it must be quick and must not call methods of the stream.
+	// one goroutine, and concurrently by Recv to tell Live, and by a third to tell
+	// TokenRefused; each waits for it: it must be quick and must not call methods
+	// of the stream.
 	Notify func(Notice)
 }
 
@@ -86,8 +86,9 @@ type Notice struct {
 	// Err is why there is no connection (Disconnected), or why the token could
 	// not be renewed (TokenRefused).
 	Err error
-	// Attempt counts the failures in a row, and Wait is the time until the
-	// next dial. (Disconnected)
+	// Attempt counts the failures in a row, on one connection with TokenRefused,
+	// and Wait is the time until the next dial, or until Header is called again; 0
+	// when the server has refused a token. (Disconnected, TokenRefused)
 	Attempt int
 	Wait    time.Duration
 	// Doppler is who left. (DopplerLeft)
@@ -110,8 +111,9 @@ const (
 	// follows is new. It comes once per connection that asked, and, unlike the
 	// others, from Recv.
 	Live
-	// TokenRefused: the token could not be renewed. The stream goes on until the
-	// one before ends; it is tried again before.
+	// TokenRefused: Header gave no token to renew the one before with, or the
+	// server has refused it. The stream goes on until the one before ends; it is
+	// tried again before.
 	TokenRefused
 )
 

@@ -41,8 +41,9 @@ type link struct {
 	number  int
 	greeted bool
 	spread  time.Duration
-	// renewals is when to renew the token; of capacity 1, and only the newest.
-	renewals chan time.Duration
+	// answers is what the server says of the token; of capacity 1, and only the
+	// newest.
+	answers chan *streampb.Access
 }
 
 // run connects again and again. Its error is the stream's.
@@ -182,10 +183,11 @@ func (s *Stream) connect(ctx context.Context, number int) (greeted bool, spread 
 		_ = conn.Close(stream.CloseNormal, "") // Close came too early to see it
 		return false, 0, errClosed
 	}
-	l := &link{Stream: s, conn: conn, number: number, renewals: make(chan time.Duration, 1)}
+	l := &link{Stream: s, conn: conn, number: number, answers: make(chan *streampb.Access, 1)}
+	tokens := newSchedule(time.Now())
 	renewing, stop := context.WithCancel(ctx)
 	var renews sync.WaitGroup
-	renews.Go(func() { l.renew(renewing) })
+	renews.Go(func() { l.renew(renewing, tokens) })
 	err = l.follow()
 	stop()
 	renews.Wait()

@@ -6,12 +6,12 @@ replace github.com/a1ea6966/loggregator/api => ../api
 
 require (
 	github.com/a1ea6966/loggregator/api v0.0.0
+	github.com/cenkalti/backoff/v4 v4.3.0
 	go.uber.org/goleak v1.3.0
 	google.golang.org/protobuf v1.36.12
 )
 
 require (
-	github.com/cenkalti/backoff/v4 v4.3.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect

@@ -21,7 +21,7 @@ type guard struct {
 	says   []*streampb.Access
 }
 
-// newGuard answers each token with the next of says.
+// newGuard answers each token with the next of says; not at all, if that is nil.
 func newGuard(t *testing.T, says ...*streampb.Access) *guard {
 	t.Helper()
 	g := &guard{tokens: make(chan string, 10), says: says}
@@ -55,7 +55,7 @@ func (g *guard) serve(t *testing.T, conn *stream.Conn) {
 			return
 		}
 		g.tokens <- said.GetToken().GetToken()
-		if tell(&streampb.Batch{Access: a}) != nil {
+		if a != nil && tell(&streampb.Batch{Access: a}) != nil {
 			return
 		}
 	}
@@ -66,7 +66,7 @@ func TestTokenIsRenewed(t *testing.T) {
 	soon, never := &streampb.Access{ExpiresInMillis: 1500}, &streampb.Access{}
 	g := newGuard(t, soon, soon, &streampb.Access{ExpiresInMillis: 1500, Error: "not that one"}, never)
 	var asked atomic.Int64
-	refused := make(chan error, 10)
+	refused := make(chan nozzle.Notice, 10)
 	n, err := nozzle.Open(t.Context(), nozzle.Config{
 		Addr: g.URL, Subscription: "sub",
 		Header: func(context.Context) (http.Header, error) {
@@ -81,7 +81,7 @@ func TestTokenIsRenewed(t *testing.T) {
 		},
 		Notify: func(n nozzle.Notice) {
 			if n.Kind == nozzle.TokenRefused {
-				refused <- n.Err
+				refused <- n
 			}
 		},
 	})
@@ -101,8 +101,35 @@ func TestTokenIsRenewed(t *testing.T) {
 		}
 	}
 	eventually(t, "three failures told", func() bool { return len(refused) == 3 })
+	for i, attempt := range []int{1, 2, 3} {
+		if n := <-refused; n.Attempt != attempt || (n.Wait > 0) != (i < 2) {
+			t.Errorf("notice %d: %+v", i, n)
+		}
+	}
 	if s := n.Status(); s.Connects != 1 || !s.Connected {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A token whose answer does not come does not end renewing.
+func TestTokenIsRenewedWithoutAnAnswer(t *testing.T) {
+	g := newGuard(t, &streampb.Access{ExpiresInMillis: 1500}, nil, nil, &streampb.Access{})
+	n, err := nozzle.Open(t.Context(), nozzle.Config{
+		Addr: g.URL, Subscription: "sub",
+		Header: func(context.Context) (http.Header, error) {
+			return http.Header{"Authorization": {"bearer x"}}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for range 2 {
+		select {
+		case <-g.tokens:
+		case <-within(t).Done():
+			t.Fatal("renewing has ended")
+		}
 	}
 }
 
