@@ -308,7 +308,10 @@ func (l *link) take(e event) error {
 			}
 		}
 	case nozzle.TokenRefused:
-		return l.show.notice("the token could not be renewed: %v; the stream ends with the one before", n.Err)
+		if n.Attempt > 1 {
+			return nil // it was told
+		}
+		return l.show.notice("the token could not be renewed (%v); trying again until the one before ends, and the stream with it", n.Err)
 	case nozzle.DopplerLeft:
 		return l.show.notice("Doppler %s has left; nothing of what it had is missing", n.Doppler)
 	}
