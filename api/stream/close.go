@@ -60,7 +60,7 @@ func (c *Conn) sayClose(code CloseCode, reason string) error {
 		return fmt.Errorf("write close frame: %w", ErrStuck)
 	}
 	defer func() { <-c.lock }()
-	if c.fault != nil && (!errors.Is(c.fault, ErrStuck) || errors.Is(c.fault, errCut)) {
+	if !c.whole() {
 		return fmt.Errorf("write close frame: %w", c.fault)
 	}
 	_ = c.wire.SetWriteDeadline(deadline) // again: a write that has ended took it off
@@ -69,6 +69,11 @@ func (c *Conn) sayClose(code CloseCode, reason string) error {
 		return fmt.Errorf("write close frame: %w", err)
 	}
 	return nil
+}
+
+// whole tells whether something may follow what was written. The lock is held.
+func (c *Conn) whole() bool {
+	return c.fault == nil || errors.Is(c.fault, ErrStuck) && !errors.Is(c.fault, errCut)
 }
 
 // writeLast writes p, and what TLS has to say before, until the socket's deadline.
@@ -110,13 +115,30 @@ func (c *Conn) endTLS() {
 	if !ok || c.tcp == nil {
 		return
 	}
-	late := time.AfterFunc(closeTimeout/4, func() { _ = c.tcp.Close() })
+	late := time.AfterFunc(lastTimeout, func() { _ = c.tcp.Close() })
 	defer late.Stop()
 	_ = t.CloseWrite()
-	if c.records != nil {
-		c.lock <- struct{}{} // nobody keeps it now
+	c.lastRecords()
+}
+
+// lastRecords writes what TLS has said by itself and is kept, such as why it gives
+// up: nothing else will. It does not wait long for the socket, or for who writes.
+func (c *Conn) lastRecords() {
+	if c.records == nil {
+		return
+	}
+	late := time.NewTimer(lastTimeout)
+	defer late.Stop()
+	select {
+	case c.lock <- struct{}{}:
+	case <-late.C:
+		return
+	}
+	defer func() { <-c.lock }()
+	if c.whole() {
+		// The deadline of a close frame may have passed while its answer was awaited.
+		_ = c.wire.SetWriteDeadline(time.Now().Add(lastTimeout))
 		_ = c.writeLast(nil)
-		<-c.lock
 	}
 }
 

@@ -203,6 +203,7 @@ func (c *Conn) readFailed(err error) error {
 			c.discard()
 		}
 	default:
+		c.lastRecords()
 		err = fmt.Errorf("connection lost: %w", err)
 	}
 	c.end()

@@ -43,6 +43,7 @@ const (
 // What a connection waits for at most.
 const (
 	closeTimeout     = 400 * time.Millisecond // each of: the writer, the peer's answer
+	lastTimeout      = closeTimeout / 4       // what TLS has to say after that
 	controlTimeout   = 60 * time.Second       // a control frame that cannot be left for later
 	handshakeTimeout = 10 * time.Second
 )

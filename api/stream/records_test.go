@@ -2,10 +2,13 @@ package stream
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -95,6 +98,95 @@ func TestRecordsKeepTheirOrder(t *testing.T) {
 	if !bytes.Equal(b.Bytes(), want) {
 		t.Error("another order")
 	}
+}
+
+// heard keeps what was read of a socket.
+type heard struct {
+	net.Conn
+	all []byte
+}
+
+func (h *heard) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.all = append(h.all, p[:n]...)
+	return n, err
+}
+
+// lastRecord is how long the last record was.
+func (h *heard) lastRecord() (size int) {
+	for p := h.all; len(p) >= 5; p = p[5+size:] {
+		if size = int(p[3])<<8 | int(p[4]); 5+size > len(p) {
+			return -1
+		}
+	}
+	return size
+}
+
+// rawTLS is a TLS connection that has done the handshakes by hand, and the socket
+// below it.
+func rawTLS(t *testing.T, own func(net.Listener) net.Listener) (server *Conn, client *tls.Conn, below *heard) {
+	t.Helper()
+	got := make(chan *Conn, 1)
+	srv := httptest.NewUnstartedServer(acceptHandler(t, AcceptOptions{}, got))
+	srv.Listener = own(srv.Listener)
+	cert, roots := certificate(t)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	nc, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
+	below = &heard{Conn: nc}
+	client = tls.Client(below, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"})
+	shake(t, client)
+	return <-got, client, below
+}
+
+// bothListeners is for what TLS says by itself: that has to be the same whoever
+// writes it.
+func bothListeners(t *testing.T, test func(t *testing.T, own func(net.Listener) net.Listener)) {
+	t.Run("ours", func(t *testing.T) { test(t, func(l net.Listener) net.Listener { return recordListener{l} }) })
+	t.Run("another", func(t *testing.T) { test(t, func(l net.Listener) net.Listener { return l }) })
+}
+
+// Who sends what is not TLS is told so.
+func TestFatalAlertIsWritten(t *testing.T) {
+	bothListeners(t, func(t *testing.T, own func(net.Listener) net.Listener) {
+		for range 20 { // who writes it is a race
+			server, client, below := rawTLS(t, own)
+			_, end := pump(server)
+			if _, err := below.Write(append([]byte{23, 3, 3, 0, 64}, pattern(64, 1)...)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := client.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "bad record MAC") {
+				t.Errorf("the client is told: %v", err)
+			}
+			if err := within(t, end); !strings.Contains(err.Error(), "bad record MAC") {
+				t.Errorf("the server ends with %v", err)
+			}
+		}
+	})
+}
+
+// A peer that does not answer a close frame is told all the same that nothing was
+// cut off.
+func TestCloseNotifyWithoutAnAnswer(t *testing.T) {
+	const alert = 2 + 1 + 16 // of TLS 1.3: itself, its type, its tag
+	bothListeners(t, func(t *testing.T, own func(net.Listener) net.Listener) {
+		server, client, below := rawTLS(t, own)
+		closed := make(chan error, 1)
+		go func() { closed <- server.Close(CloseDraining, "elsewhere") }()
+		expectClose(t, client, CloseDraining, "elsewhere")
+		if got := below.lastRecord(); got != alert {
+			t.Errorf("the last record has %d bytes, want %d: close_notify", got, alert)
+		}
+		if err := within(t, closed); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // taken is what is kept.
