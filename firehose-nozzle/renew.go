@@ -45,22 +45,19 @@ func newSchedule(now time.Time) *schedule { return &schedule{since: now, sent: n
 
 // answered takes what the server says, and tells when to send a token; 0 is never.
 func (s *schedule) answered(a *streampb.Access, now time.Time) time.Duration {
-	since := s.since
+	since, least := s.since, soonestRenewal
 	s.since, s.open = s.sent, false
-	if a.GetError() == "" {
-		s.failures = 0
-	} else {
-		s.failures++
-	}
 	left := time.Duration(a.GetExpiresInMillis()) * time.Millisecond
+	s.ends = since.Add(left)
+	if a.GetError() == "" {
+		s.failures, s.waits = 0, nil
+	} else {
+		least = max(least, s.failed(now))
+	}
 	if left == 0 {
 		return 0
 	}
-	s.ends = since.Add(left)
-	if left < 0 {
-		return s.part(now, 1)
-	}
-	return max(renewIn(left)-now.Sub(since), soonestRenewal)
+	return max(renewIn(left)-now.Sub(since), least)
 }
 
 // asked notes that a token was sent at a time, and tells when to send another
@@ -69,11 +66,12 @@ func (s *schedule) asked(at time.Time) time.Duration {
 	if !s.open {
 		s.since = at
 	}
-	s.sent, s.open, s.waits = at, true, nil
+	s.sent, s.open = at, true
 	return s.part(at, 2)
 }
 
-// failed notes that no token could be sent, and tells when to try again.
+// failed notes that no token could be sent, or that it was refused, and tells when
+// to try again at the soonest.
 func (s *schedule) failed(now time.Time) time.Duration {
 	s.failures++
 	if s.waits == nil {
