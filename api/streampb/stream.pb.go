@@ -284,8 +284,9 @@ func (x *Batch) GetAccess() *Access {
 // Access is what a reader's token is good for.
 type Access struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// From when this was written to when the stream is closed, unless another
-	// Token has come; 0 if the token does not end.
+	// From when this was written to when the token ends; 0 if it does not. The
+	// stream is closed then, or later by as much as the server allows clocks to
+	// differ, unless another Token has come.
 	ExpiresInMillis int64 `protobuf:"varint,1,opt,name=expires_in_millis,json=expiresInMillis,proto3" json:"expires_in_millis,omitempty"`
 	// Not empty: the last Token was refused, in plain words. The one before
 	// still counts.

@@ -62,7 +62,7 @@ func (c *config) Flags(f *daemon.Flags) {
 	f.String(&c.cursorFile, "cursor-file", "`file` to keep the place in the stream in, for restarts after a long time")
 	f.String(&c.tlsCA, "tls-ca", "PEM `file` of certificate authorities to trust instead of the system's")
 	f.Bool(&c.tlsSkip, "tls-skip-verify", "INSECURE: trust any server, whoever it is")
-	f.String(&c.tokenFile, "token-file", "`file` with the access token; read before every connection")
+	f.String(&c.tokenFile, "token-file", "`file` with the access token; read before every connection and when the token is about to end")
 	f.Group("Sink")
 	f.String(&c.sink, "sink", "where lines go: stdout or file")
 	f.String(&c.format, "format", "form of a line: json or text")
