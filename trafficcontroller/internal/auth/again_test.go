@@ -34,8 +34,10 @@ func TestReadAsksNobodyElseAboutKnownTokens(t *testing.T) {
 	_, lost := held(t, a, read(mine))
 	o.set(uaaOf(invalidToken), says(200, "{}"))
 	wait(t, lost, Revoked)
-	if d := read(mine); d.Reason != InvalidToken || d.Status != http.StatusNotFound {
-		t.Errorf("revoked: %s, status %d", d.Reason, d.Status)
+	for _, scheme := range []string{"bearer ", "Bearer ", "bearer  ", ""} {
+		if d := a.Read(t.Context(), request(scheme+mine), []string{app}); d.Reason != InvalidToken || d.Status != http.StatusNotFound {
+			t.Errorf("revoked, %q: %s, status %d", scheme, d.Reason, d.Status)
+		}
 	}
 	plain["aud"] = "other"
 	if d := read(token(t, plain)); d.Reason != InvalidToken {
@@ -44,6 +46,20 @@ func TestReadAsksNobodyElseAboutKnownTokens(t *testing.T) {
 	if d := read("opaque"); !d.Allowed() {
 		t.Errorf("a token that UAA does not know: %s", d.Reason)
 	}
+}
+
+// UAA's no ends a stream of /v2/read however its token was written.
+func TestReadIsHeldHoweverItsTokenIsWritten(t *testing.T) {
+	o, cfg := newOutside(t)
+	cfg.Recheck = time.Second
+	o.set(uaaOf(invalidToken), says(200, "{}"))
+	a := newAuth(t, cfg)
+	d := a.Read(t.Context(), request("Bearer "+token(t, map[string]any{"scope": []string{"openid"}, "exp": time.Now().Unix() + 600})), []string{app})
+	if d.Identity.Name() != "alice" {
+		t.Errorf("%+v", d)
+	}
+	_, lost := held(t, a, d)
+	wait(t, lost, Revoked)
 }
 
 // What is wanted of tokens that are verified here is wanted of those that UAA is

@@ -34,6 +34,9 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 		return refuseRead(NoToken)
 	}
 	id, err := a.verifier.Verify(ctx, strings.TrimSpace(strings.TrimPrefix(authorization, "bearer")))
+	if err != nil && id.Grants == nil {
+		id, err = a.writtenOtherwise(ctx, authorization, err)
+	}
 	switch {
 	case err != nil && (id.Grants != nil || isToldHere(err) || !errors.Is(err, ErrInvalidToken)):
 		return refuseRead(refusal(ctx, err))
@@ -50,6 +53,20 @@ func (a *Auth) read(ctx context.Context, r *http.Request, sourceIDs []string) De
 		return refuseRead(why)
 	}
 	return allow(id)
+}
+
+// writtenOtherwise looks at a token that was refused for how its scheme word is
+// written, which Cloud Controller takes: it decides, but not about one that is
+// refused by what is known here, and whose it is is known.
+func (a *Auth) writtenOtherwise(ctx context.Context, authorization string, refused error) (Identity, error) {
+	id, known, err := a.locally(ctx, bare(authorization))
+	switch {
+	case !known:
+		return Identity{}, refused
+	case err != nil:
+		return Identity{}, toldHereError{err}
+	}
+	return id, refused
 }
 
 // eachSource returns the first reason that is not Allowed, in the order given.
