@@ -282,6 +282,25 @@ func TestFreshTakesNoOlderAnswer(t *testing.T) {
 	}
 }
 
+// Who joins a question that was answered from the cache is not told a later time of
+// it than was asked for.
+func TestRememberedAnswerIsNoNewOne(t *testing.T) {
+	_, cfg := newOutside(t)
+	a := newAuth(t, cfg)
+	k, now := keyOf("question"), time.Now()
+	a.cache.put(k, 1, now.Add(-time.Minute), now.Add(time.Minute))
+	for _, from := range []time.Time{{}, now.Add(-2 * time.Minute)} {
+		said, err := asking(a, k, from, func(context.Context) (int, time.Time, error) { return 2, time.Time{}, nil })
+		if err != nil || said.value != 1 || !said.began.Equal(from) {
+			t.Errorf("from %v: %+v, %v", from, said, err)
+		}
+	}
+	said, err := asking(a, k, now, func(context.Context) (int, time.Time, error) { return 2, time.Time{}, nil })
+	if err != nil || said.value != 2 || said.began.Before(now) {
+		t.Errorf("from now on: %+v, %v", said, err)
+	}
+}
+
 // A static token whose end was taken out of the file has none.
 func TestStaticTokenWithoutItsEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tokens.yml")

@@ -43,7 +43,8 @@ func ask[T any](ctx context.Context, a *Auth, k key, get func(context.Context) (
 	}
 }
 
-// answer is what a question is answered with, and when it was asked.
+// answer is what a question is answered with, and a time that it was not asked
+// before.
 type answer[T any] struct {
 	value T
 	began time.Time
@@ -52,7 +53,7 @@ type answer[T any] struct {
 // asking asks, unless somebody has since from.
 func asking[T any](a *Auth, k key, from time.Time, get func(context.Context) (T, time.Time, error)) (said answer[T], err error) {
 	if v, ok := a.cache.get(k, from); ok {
-		return answer[T]{v.(T), time.Now()}, nil
+		return answer[T]{v.(T), from}, nil
 	}
 	free, err := a.place(!from.IsZero())
 	if err != nil {
